@@ -1,0 +1,21 @@
+"""Every method, by the name used on the command line."""
+
+from alda.agents.alda import ALDA, ALDAConfig
+from alda.agents.base import Agent, AgentConfig
+from alda.agents.sac import SAC, SACConfig
+from alda.types import EnvSpec
+
+__all__ = ["AGENTS", "Agent", "AgentConfig", "make_agent"]
+
+AGENTS: dict[str, tuple[type[AgentConfig], type[Agent]]] = {
+    "alda": (ALDAConfig, ALDA),
+    "sac": (SACConfig, SAC),
+}
+
+
+def make_agent(config: AgentConfig, spec: EnvSpec) -> Agent:
+    return AGENTS[method_name(config)][1](config, spec)
+
+
+def method_name(config: AgentConfig) -> str:
+    return next(name for name, (config_type, _) in AGENTS.items() if config_type is type(config))

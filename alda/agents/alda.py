@@ -1,0 +1,142 @@
+"""ALDA (Batra & Sukhatme, 2025): SAC on a disentangled code retrieved from an associative memory.
+
+    frame -> encoder -> memory -+-> history over frames -> actor, critic
+                                '-> decoder -> frame
+
+Reconstruction and commitment train the encoder and the decoder. The critic trains the history network. As published,
+no reward gradient reaches the encoder; as released, the memory keeps its evenly spaced values.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.optim import Adam, AdamW
+
+from alda.agents.base import parameters_of
+from alda.agents.sac import SAC, SACConfig
+from alda.errors import UserError
+from alda.latents import LatentConfig, LatentOutput, make_latent
+from alda.nets.conv import FrameDecoder, FrameEncoder, HistoryEncoder, Norm
+from alda.nets.mlp import Activation, initialize_
+from alda.nets.representation import Representation, to_float
+from alda.types import EnvSpec, Metrics, Transition
+
+
+@dataclass(frozen=True)
+class ALDAConfig(SACConfig, LatentConfig):
+    latent: str = "associative"
+    """Latent model, by its name in alda.latents."""
+    recon: Literal["bce", "mse"] = "bce"
+    """Reconstruction loss on pixels in [0, 1], mean over pixels: cross-entropy (released) or squared error."""
+    recon_frames: Literal["last", "all"] = "last"
+    """Frames of the stack that are reconstructed: the newest (released) or all (paper)."""
+    norm: Norm = "instance"
+    """Normalisation in encoder and decoder. instance: as released; it also removes some brightness and colour."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay of encoder and decoder."""
+    decay_exclude_bias_norm: bool = False
+    """Spare biases and normalisation from the weight decay (released: decay everything)."""
+    embed_dim: int = 256
+    """Width of the normalised bottleneck of actor and critic, and of the history features."""
+    activation: Activation = "gelu"
+    """Activation of actor and critic."""
+
+
+class ALDA(SAC):
+    config: ALDAConfig
+    representation: "AssociativeEncoder"
+    hot = (*SAC.hot, "update_representation")
+
+    def __init__(self, config: ALDAConfig, spec: EnvSpec) -> None:
+        c = config
+        super().__init__(c, spec, AssociativeEncoder(c, spec))
+        self.decoder = FrameDecoder(c.num_latents, spec.image_size, c.norm)
+        self.decoder.apply(initialize_)
+
+        trained = parameters_of(self.representation.encoder, self.decoder)
+        spared = [p for p in trained if p.ndim == 1] if c.decay_exclude_bias_norm else []
+        decayed = [p for p in trained if p.ndim > 1 or not c.decay_exclude_bias_norm]
+        groups = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
+        self.optimizers["autoencoder"] = AdamW(
+            [g for g in groups if g["params"]], c.learning_rate, weight_decay=c.weight_decay
+        )
+        self.autoencoder_optimizers: tuple[str, ...] = ("autoencoder",)
+        if values := parameters_of(self.representation.memory):
+            self.optimizers["codebook"] = Adam(values, c.learning_rate)
+        if "critic" in c.codebook_grad:
+            self.critic_optimizers = (*self.critic_optimizers, "codebook")
+        if "quant" in c.codebook_grad:
+            self.autoencoder_optimizers = (*self.autoencoder_optimizers, "codebook")
+
+    def update_representation(self, batch: Transition) -> Metrics:
+        frames = batch.obs[:, -1] if self.config.recon_frames == "last" else batch.obs.flatten(0, 1)
+        image = to_float(frames)
+        latent = self.representation.latent(image)
+        logits = self.decoder(latent.decode)
+        if self.config.recon == "bce":
+            reconstruction = F.binary_cross_entropy_with_logits(logits, image)
+        else:
+            reconstruction = F.mse_loss(logits.sigmoid(), image)
+        loss = reconstruction + latent.loss
+        self.descend(*self.autoencoder_optimizers, loss=loss)
+        return {
+            "autoencoder/loss": loss.detach(),
+            "autoencoder/reconstruction": reconstruction.detach(),
+            "autoencoder/psnr": psnr(logits.detach().sigmoid(), image),
+            **{f"autoencoder/{name}": value for name, value in latent.metrics.items()},
+        }
+
+    @torch.no_grad()
+    def reconstruct(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "b c h w"]:
+        logits = self.decoder(self.representation.latent(to_float(obs[:, -1])).decode)
+        return (logits.sigmoid() * 255).round().to(torch.uint8)
+
+    @torch.no_grad()
+    def diagnose(self, obs: UInt8[Tensor, "b f c h w"]) -> Metrics:
+        image = to_float(obs[:, -1])
+        encoded = self.representation.encoder(image)
+        decoded = self.decoder(self.representation.memory(encoded).decode).sigmoid()
+        return {"psnr": psnr(decoded, image), **self.representation.memory.diagnose(encoded)}
+
+
+class AssociativeEncoder(Representation):
+    def __init__(self, config: ALDAConfig, spec: EnvSpec) -> None:
+        super().__init__()
+        if spec.image_size < 16:
+            raise UserError(f"ALDA's encoder needs images of at least 16x16 pixels, not {spec.image_size}")
+        self.out_dim = config.embed_dim
+        self.critic_reaches_encoder = config.critic_grad != "none"
+        self.encoder = FrameEncoder(config.num_latents, spec.image_size, config.norm)
+        self.memory = make_latent(config.latent, config)
+        self.history = HistoryEncoder(spec.frames, config.num_latents, config.embed_dim)
+
+    def critic_trained(self) -> list[nn.Module]:
+        return [self.history, self.encoder] if self.critic_reaches_encoder else [self.history]
+
+    def latent(self, image: Float[Tensor, "n c h w"]) -> LatentOutput:
+        return self.memory(self.encoder(image))
+
+    def code(self, frames: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b f l"]:
+        """The policy's view of each frame's latents."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.critic_reaches_encoder):
+            encoded = self.encoder(to_float(frames.flatten(0, 1)))  # [B*F, L]
+        return self.memory(encoded).policy.unflatten(0, frames.shape[:2])
+
+    def forward(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b d"]:
+        return self.history(self.code(obs))
+
+    def both_ends(self, batch: Transition) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
+        """Encodes the F + 1 distinct frames once."""
+        code = self.code(torch.cat([batch.obs, batch.next_obs[:, -1:]], dim=1))  # [B, F+1, L]
+        with torch.no_grad():
+            next_features = self.history(code[:, 1:])
+        return self.history(code[:, :-1]), next_features
+
+
+def psnr(image: Float[Tensor, "n c h w"], truth: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
+    """Peak signal-to-noise ratio of images in [0, 1], in dB."""
+    return -10 * F.mse_loss(image, truth).log10()

@@ -1,0 +1,105 @@
+"""The contract between a method and the training loop."""
+
+from abc import ABC, abstractmethod
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from alda.replay import Replay
+from alda.types import Metrics
+
+State = Any  # recurrent policy state; None for memoryless policies
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    random_steps: int = 1_000
+    """Agent steps taken at random before learning starts; as many updates then catch up on them."""
+    batch_size: int = 128
+    """Transitions per update."""
+    discount: float = 0.99
+    """Discount factor per agent step."""
+
+
+class Agent(nn.Module, ABC):
+    """Acts on pixels and learns from replay.
+
+    `optimizers` is the table of what trains what. Methods named in `hot` take and return tensors only and never wait
+    for the device, so alda.fast may replace them by faster ones.
+    """
+
+    hot: tuple[str, ...] = ()
+
+    def __init__(self, config: AgentConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.optimizers: dict[str, Optimizer] = {}
+
+    def updates_due(self, step: int) -> int:
+        """How many learning steps to take at this agent step."""
+        if step == self.config.random_steps:
+            return max(self.config.random_steps, 1)  # catch up on the data collected at random
+        return int(step > self.config.random_steps)
+
+    def initial_state(self, num_envs: int) -> State:
+        """Policy state at the start of an episode."""
+        return None
+
+    @abstractmethod
+    def act(
+        self, obs: UInt8[Tensor, "b f c h w"], state: State, *, explore: bool
+    ) -> tuple[Float[Tensor, "b a"], State]:
+        """Choose one action per environment, in [-1, 1]."""
+
+    @abstractmethod
+    def update(self, replay: Replay, step: int) -> Metrics:
+        """Take one learning step."""
+
+    def reconstruct(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "b c h w"] | None:
+        """What the agent believes the newest frame looks like; None where a method has no decoder."""
+        return None
+
+    def diagnose(self, obs: UInt8[Tensor, "b f c h w"]) -> Metrics:
+        """Numbers about how the agent sees these observations, logged for every evaluated world."""
+        return {}
+
+    def descend(self, *names: str, loss: Tensor) -> None:
+        """One gradient step of `loss` on everything the named optimisers own."""
+        for name in names:
+            self.optimizers[name].zero_grad(set_to_none=True)
+        loss.backward()
+        for name in names:
+            self.optimizers[name].step()
+
+    def training_state(self) -> dict[str, Any]:
+        """What learning needs besides the weights. Hyper-parameters are left out: the config sets them."""
+        return {name: optimizer.state_dict()["state"] for name, optimizer in self.optimizers.items()}
+
+    def load_training_state(self, saved: dict[str, Any]) -> None:
+        for name, state in saved.items():
+            optimizer = self.optimizers[name]
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": {int(i): s for i, s in state.items()}, "param_groups": groups})
+
+
+def parameters_of(*modules: nn.Module) -> list[nn.Parameter]:
+    """The trainable parameters of some modules, in order."""
+    return [p for m in modules for p in m.parameters() if p.requires_grad]
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def frozen_copy(module: M) -> M:
+    """A target network: same weights, never trained by gradient."""
+    return deepcopy(module).requires_grad_(False)
+
+
+@torch.no_grad()
+def polyak_(target: nn.Module, source: nn.Module, tau: float) -> None:
+    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), tau)

@@ -1,0 +1,141 @@
+"""Soft actor-critic from pixels (Haarnoja et al., 2018; Hansen et al., 2021), the trunk of the model-free methods."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from alda.agents.base import Agent, AgentConfig, State, frozen_copy, parameters_of, polyak_
+from alda.nets.mlp import Activation, Actor, Critic, initialize_
+from alda.nets.representation import PixelEncoder, Representation
+from alda.replay import Replay
+from alda.types import EnvSpec, Metrics, Transition
+
+
+@dataclass(frozen=True)
+class SACConfig(AgentConfig):
+    hidden_dim: int = 1024
+    """Width of the two hidden layers of actor and critic."""
+    embed_dim: int = 100
+    """Width of the normalised bottleneck at the foot of actor and critic."""
+    activation: Activation = "relu"
+    """Activation of actor and critic."""
+    learning_rate: float = 1e-3
+    """Adam step size of actor, critic and encoder."""
+    log_std_bounds: tuple[float, float] = (-10.0, 2.0)
+    """Range of the policy's log standard deviation."""
+    initial_temperature: float = 0.1
+    """Entropy weight at the start, alpha in the paper."""
+    temperature_learning_rate: float = 1e-4
+    """Adam step size of the entropy weight's logarithm."""
+    critic_tau: float = 0.01
+    """Polyak rate of the target Q-functions."""
+    encoder_tau: float = 0.05
+    """Polyak rate of the target representation and of the critic's bottleneck."""
+    actor_update_every: int = 2
+    """Agent steps between updates of actor and temperature."""
+    target_update_every: int = 2
+    """Agent steps between updates of the target networks."""
+
+
+class SAC(Agent):
+    """Variants change the representation, `augment`, or one of the losses."""
+
+    config: SACConfig
+    hot = ("update_critic", "update_actor", "update_targets")
+
+    def __init__(self, config: SACConfig, spec: EnvSpec, representation: Representation | None = None) -> None:
+        super().__init__(config)
+        c = config
+        self.representation = representation or PixelEncoder(spec)
+        width = self.representation.out_dim
+        heads = {"embed_dim": c.embed_dim, "hidden_dim": c.hidden_dim, "activation": c.activation}
+        self.actor = Actor(width, spec.action_dim, log_std_bounds=c.log_std_bounds, **heads)
+        self.critic = Critic(width, spec.action_dim, **heads)
+        self.log_temperature = nn.Parameter(torch.tensor(c.initial_temperature).log())
+        self.target_entropy = -float(spec.action_dim)
+
+        self.apply(initialize_)
+        self.target_representation = frozen_copy(self.representation)
+        self.target_critic = frozen_copy(self.critic)
+
+        self.optimizers = {
+            "critic": Adam(parameters_of(self.critic, *self.representation.critic_trained()), c.learning_rate),
+            "actor": Adam(self.actor.parameters(), c.learning_rate),
+            "temperature": Adam([self.log_temperature], c.temperature_learning_rate, betas=(0.5, 0.999)),
+        }
+        self.critic_optimizers: tuple[str, ...] = ("critic",)  # what the critic loss steps
+
+    @property
+    def temperature(self) -> Tensor:
+        return self.log_temperature.exp()
+
+    @torch.no_grad()
+    def act(
+        self, obs: UInt8[Tensor, "b f c h w"], state: State, *, explore: bool
+    ) -> tuple[Float[Tensor, "b a"], State]:
+        policy = self.actor(self.representation(obs))
+        return (policy.rsample()[0] if explore else policy.mode), state
+
+    def update(self, replay: Replay, step: int) -> Metrics:
+        batch = self.augment(replay.sample(self.config.batch_size))
+        metrics = self.update_critic(batch) | self.update_representation(batch)
+        if step % self.config.actor_update_every == 0:
+            metrics |= self.update_actor(batch)
+        if step % self.config.target_update_every == 0:
+            self.update_targets()
+        return metrics
+
+    def augment(self, batch: Transition) -> Transition:
+        return batch
+
+    def update_representation(self, batch: Transition) -> Metrics:
+        return {}
+
+    def update_critic(self, batch: Transition) -> Metrics:
+        features, next_features = self.representation.both_ends(batch)
+        loss, metrics = self.critic_loss(batch, features, self.td_target(batch, next_features))
+        self.descend(*self.critic_optimizers, loss=loss)
+        return metrics
+
+    @torch.no_grad()
+    def td_target(self, batch: Transition, next_features: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+        next_action, log_prob = self.actor(next_features).rsample()
+        next_q = self.target_critic(self.target_representation(batch.next_obs), next_action).amin(0)
+        return batch.reward + batch.discount * (next_q - self.temperature * log_prob)
+
+    def critic_loss(
+        self, batch: Transition, features: Float[Tensor, "b d"], target: Float[Tensor, " b"]
+    ) -> tuple[Tensor, Metrics]:
+        q = self.critic(features, batch.action)  # [2, B]
+        loss = (q - target).square().mean(-1).sum()
+        return loss, {"critic/loss": loss.detach(), "critic/q": q.detach().mean(), "critic/target": target.mean()}
+
+    def update_actor(self, batch: Transition) -> Metrics:
+        with torch.no_grad():
+            features = self.representation(batch.obs)
+        policy = self.actor(features)
+        action, log_prob = policy.rsample()
+        q = self.critic(features, action).amin(0)
+        loss = (self.temperature.detach() * log_prob - q).mean()
+        self.descend("actor", loss=loss)
+
+        entropy = -log_prob.detach().mean()
+        temperature_loss = self.temperature * (entropy - self.target_entropy)
+        self.descend("temperature", loss=temperature_loss)
+        return {
+            "actor/loss": loss.detach(),
+            "actor/entropy": entropy,
+            "actor/gaussian_entropy": policy.gaussian_entropy().detach().mean(),
+            "temperature/loss": temperature_loss.detach(),
+            "temperature/value": self.temperature.detach(),
+        }
+
+    def update_targets(self) -> None:
+        c = self.config
+        polyak_(self.target_critic.q, self.critic.q, c.critic_tau)
+        polyak_(self.target_critic.trunk, self.critic.trunk, c.encoder_tau)
+        polyak_(self.target_representation, self.representation, c.encoder_tau)

@@ -1,0 +1,3 @@
+"""The command line: alda <command> ..."""
+
+import sys

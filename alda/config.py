@@ -1,0 +1,170 @@
+"""What defines a run. Saved with it as config.json, from which it can be rebuilt exactly."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import cattrs
+import torch
+
+from alda.agents import AGENTS, AgentConfig, method_name
+from alda.agents.alda import ALDAConfig
+from alda.envs import SHIFTS, make_env
+from alda.envs.dmc import EPISODE_LENGTH, DMCEnv
+from alda.envs.rendering import Profile, default_profile
+from alda.envs.tasks import action_repeat_of, split_task, unknown
+from alda.errors import UserError
+from alda.fast import Speed
+from alda.types import EnvSpec
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    task: str = "walker_walk"
+    """dm_control task: domain and task, as in cartpole_balance or ball_in_cup_catch."""
+    action_repeat: int | None = None
+    """Control steps per agent step (None: as published, 2 for finger and 4 for the rest)."""
+    frames: int = 3
+    """Newest frames that make up an observation."""
+    image_size: int = 64
+    """Side of a frame in pixels."""
+    episode_length: int = EPISODE_LENGTH
+    """Control steps per episode."""
+    profile: Profile | None = None
+    """Rendering quality (None: near on software rendering, exact on a GPU). fast is another look, for debugging."""
+    color_table: Path | None = None
+    """Colour settings to use in place of our own: a JSON file, or a folder with color_easy.json and color_hard.json."""
+
+    def make(self, shift: str = "train", seed: int = 0) -> DMCEnv:
+        return make_env(shift=shift, seed=seed, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+
+
+@dataclass(frozen=True)
+class Config:
+    agent: AgentConfig = field(default_factory=ALDAConfig)
+    env: EnvConfig = field(default_factory=EnvConfig)
+    seed: int = 0
+    """Seed of everything random in the run."""
+    steps: int = 500_000
+    """Agent steps to train for; the simulator takes action_repeat times as many."""
+    run_dir: Path | None = None
+    """Where the run is kept (None: runs/TASK/METHOD/NAME/sSEED). Running the same command again resumes it."""
+    name: str = "default"
+    """Name of the variant, part of the default run directory."""
+    shifts: tuple[str, ...] = ("train", "color_hard")
+    """Worlds to evaluate in while training."""
+    eval_every: int = 10_000
+    """Agent steps between evaluations; there is one before and one after training as well."""
+    eval_episodes: int = 10
+    """Episodes per evaluation and world."""
+    video_every: int = 100_000
+    """Agent steps between videos of an evaluation episode; the last evaluation always makes one (0: no videos)."""
+    log_every: int = 500
+    """Agent steps between lines of metrics."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between checkpoints, besides those at evaluations and when interrupted."""
+    replay_capacity: int = 1_000_000
+    """Transitions kept in replay; memory is only asked for as far as the run's steps need it."""
+    replay_device: str | None = None
+    """Where the replay lives: cpu or cuda (None: where the agent does)."""
+    device: str | None = None
+    """Where the agent lives: cpu or cuda (None: cuda where there is one)."""
+    speed: Speed = "fast"
+    """plain: float32 throughout. fast: image layers in bfloat16 where the processor has it, fused optimisers."""
+
+    @property
+    def method(self) -> str:
+        return method_name(self.agent)
+
+    def resolved(self) -> "Config":
+        """The same with everything that was left open decided. Raises UserError for what cannot work."""
+        self._check()
+        env = dataclasses.replace(
+            self.env,
+            action_repeat=self.env.action_repeat or action_repeat_of(self.env.task),
+            profile=self.env.profile or default_profile(),
+        )
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        run_dir = self.run_dir or Path("runs", env.task, self.method, self.name, f"s{self.seed}")
+        return dataclasses.replace(
+            self, env=env, device=device, replay_device=self.replay_device or device, run_dir=run_dir
+        )
+
+    def _check(self) -> None:
+        split_task(self.env.task)
+        for shift in self.shifts:
+            if shift not in SHIFTS:
+                raise UserError(unknown("shift", shift, SHIFTS))
+        positive = {"steps": self.steps, "eval_every": self.eval_every, "eval_episodes": self.eval_episodes}
+        positive |= {"log_every": self.log_every, "replay_capacity": self.replay_capacity}
+        positive |= {"env.frames": self.env.frames, "agent.batch_size": self.agent.batch_size}
+        for option, value in positive.items():
+            if value < 1:
+                raise UserError(f"--{option.replace('_', '-')} must be at least 1, not {value}")
+        for device in (self.device, self.replay_device):
+            if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
+                raise UserError("no CUDA device is available; use --device cpu, or see `alda doctor`")
+
+
+def spec_of(env: Any) -> EnvSpec:
+    """What an agent needs to know of a Gymnasium environment with [F, 3, H, W] observations."""
+    frames, _, size, _ = env.observation_space.shape
+    return EnvSpec(frames, size, env.action_space.shape[0])
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """JSON of everything but the place where the run is kept, so that a run can be moved."""
+    content = _converter().unstructure(config, Config) | {"agent": dataclasses.asdict(config.agent)}
+    del content["run_dir"]
+    return {"method": config.method, **json.loads(json.dumps(content))}
+
+
+def load_config(run_dir: Path) -> Config:
+    """The config of a run. Raises UserError where there is none, or one that this version does not understand."""
+    path = run_dir / "config.json"
+    if not path.exists():
+        raise UserError(f"{run_dir} is not a run directory: it has no config.json")
+    try:
+        content = json.loads(path.read_text())
+        config = from_json(content, run_dir)
+    except (ValueError, TypeError, KeyError, cattrs.BaseValidationError) as error:
+        raise UserError(f"{path} was not written by this version of alda: {_first_cause(error)}") from error
+    if to_json(config) != content:
+        raise UserError(f"{path} was not written by this version of alda: {differences(content, to_json(config))}")
+    return config
+
+
+def from_json(content: dict[str, Any], run_dir: Path) -> Config:
+    rest = dict(content)
+    agent_type = AGENTS[rest.pop("method")][0]
+    agent = _converter().structure(rest.pop("agent"), agent_type)
+    return dataclasses.replace(_converter().structure(rest, Config), agent=agent, run_dir=run_dir)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """'agent.beta: 100.0 -> 50.0, seed: 0 -> 1'"""
+    before, after = _flat(old), _flat(new)
+    changed = [key for key in {**before, **after} if before.get(key, "absent") != after.get(key, "absent")]
+    return ", ".join(f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}" for key in changed)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _first_cause(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)
+
+
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    converter.register_unstructure_hook(Path, str)
+    converter.register_structure_hook(Path, lambda value, _: Path(cast(str, value)))
+    return converter

@@ -1,0 +1,125 @@
+"""A dm_control suite task as a Gymnasium environment that is seen, not measured: stacked uint8 frames."""
+
+from collections import deque
+from typing import Any
+
+import gymnasium
+import numpy as np
+from jaxtyping import UInt8
+
+from alda.envs.rendering import Profile, apply_profile, default_profile, load_suite
+from alda.envs.shift import Shift
+from alda.envs.tasks import action_repeat_of, split_task
+
+EPISODE_LENGTH = 1_000  # control steps
+_NO_LIMIT = 1e6  # seconds: dm_control never ends an episode by time, this class does
+_UNBOUNDED = 1e9  # dm_control gives unlimited actuators +-1e10
+
+
+class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+    """Frames and rewards of one task under one visual shift.
+
+    Observations are uint8 [F, 3, H, W] in RGB, oldest frame first; the first frame is repeated at reset. Actions are
+    float32 [A] in [-1, 1], scaled to the task's own bounds. An agent step takes `action_repeat` control steps with the
+    same action and sums their rewards. `truncated` comes after 1,000 control steps; `terminated` only where the task
+    itself ends.
+
+    Physics and frames depend on (task, shift, seed, actions, profile) and nothing else; equal seeds give equal physics
+    under every shift.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (Gymnasium's interface)
+
+    def __init__(
+        self,
+        task: str,
+        shift: Shift,
+        *,
+        seed: int = 0,
+        action_repeat: int | None = None,
+        frames: int = 3,
+        image_size: int = 64,
+        episode_length: int = EPISODE_LENGTH,
+        profile: Profile | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        domain, name = split_task(task)
+        self.task, self.shift = task, shift
+        self.action_repeat = action_repeat or action_repeat_of(task)
+        self.episode_length = episode_length
+        self.render_mode = render_mode
+        self._env = load_suite().load(domain, name, task_kwargs={"random": seed, "time_limit": _NO_LIMIT})
+        agent_steps_per_second = 1 / (self._env.control_timestep() * self.action_repeat)
+        self.metadata = {**self.metadata, "render_fps": max(1, round(agent_steps_per_second))}
+        self.profile: Profile = profile or default_profile()
+        self._render_flags = apply_profile(self._env.physics.model, self.profile, image_size)
+        self._image_size = image_size
+        self._camera: Any = None  # made at the first frame, with its OpenGL context
+
+        spec = self._env.action_spec()
+        self._low, self._high = spec.minimum, spec.maximum
+        if np.any(np.abs(spec.minimum) > _UNBOUNDED):
+            self._low, self._high = -np.ones_like(spec.minimum), np.ones_like(spec.maximum)
+        self.action_space = gymnasium.spaces.Box(-1, 1, spec.shape, np.float32)
+        self.observation_space = gymnasium.spaces.Box(0, 255, (frames, 3, image_size, image_size), np.uint8)
+        self._frames: deque[np.ndarray] = deque(maxlen=frames)
+        self._control_steps = 0
+        self._seed(seed)
+
+    @property
+    def physics(self) -> Any:
+        """dm_control's Physics: the live simulation, for looking at or setting its state."""
+        return self._env.physics
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self._seed(seed)
+        self._env.reset()
+        self._control_steps = 0
+        self.shift.reset(self.physics, self._shift_rng)
+        self._frames.extend([self.frame()] * self._frames.maxlen)  # type: ignore[operator]
+        return np.stack(self._frames), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        action = np.asarray(action, np.float64)
+        if action.shape != self.action_space.shape or not np.all(np.abs(action) <= 1 + 1e-6):
+            raise ValueError(f"actions are {self.action_space.shape} numbers in [-1, 1], not {action}")
+        control = self._low + (action + 1) * (self._high - self._low) / 2
+        reward, terminated = 0.0, False
+        for _ in range(min(self.action_repeat, self.episode_length - self._control_steps)):
+            result = self._env.step(control)
+            self.shift.step(self.physics)
+            self._control_steps += 1
+            reward += float(result.reward)
+            terminated = result.last()
+            if terminated:
+                break
+        self._frames.append(self.frame())
+        truncated = not terminated and self._control_steps >= self.episode_length
+        return np.stack(self._frames), reward, terminated, truncated, {}
+
+    def frame(self) -> UInt8[np.ndarray, "3 h w"]:
+        """The present state as the agent sees it."""
+        return np.ascontiguousarray(self._picture().transpose(2, 0, 1))
+
+    def render(self) -> Any:
+        """The present state, [H, W, 3]."""
+        return self._picture()
+
+    def close(self) -> None:
+        self.physics.free()
+
+    def _picture(self) -> UInt8[np.ndarray, "h w 3"]:
+        if self._camera is None:
+            from dm_control.mujoco.engine import Camera
+
+            self._camera = Camera(self.physics, self._image_size, self._image_size, camera_id=0)
+        picture = self._camera.render(render_flag_overrides=self._render_flags or None)
+        return self.shift.finish(picture)
+
+    def _seed(self, seed: int) -> None:
+        self._env.task.random.seed(seed % 2**32)
+        self._shift_rng = np.random.default_rng([seed, 1])  # apart, so that every shift sees the same physics

@@ -1,0 +1,60 @@
+"""Files that are either whole or not there: written beside their place, flushed to disk, then moved into it."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+def write_json(path: Path, content: Any) -> None:
+    _replace(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    _replace(path, lambda temporary: save_file(ready, temporary))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors from a safetensors file, which holds numbers and nothing that could run."""
+    return load_file(path)
+
+
+def split_tensors(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A nested dict -> the same with tensors replaced by their names, for JSON, and the tensors by name."""
+    tensors: dict[str, Tensor] = {}
+
+    def walk(node: Any, name: str) -> Any:
+        if isinstance(node, Tensor):
+            tensors[name] = node
+            return {"tensor": name}
+        if isinstance(node, dict):
+            return {str(key): walk(value, f"{name}/{key}" if name else str(key)) for key, value in node.items()}
+        return node
+
+    return walk(tree, ""), tensors
+
+
+def join_tensors(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    """Undoes split_tensors."""
+    if isinstance(tree, dict):
+        if set(tree) == {"tensor"}:
+            return tensors[tree["tensor"]]
+        return {key: join_tensors(value, tensors) for key, value in tree.items()}
+    return tree
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

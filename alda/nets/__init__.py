@@ -1,0 +1,1 @@
+"""Networks. Each file is one kind of part; agents put them together."""

@@ -1,0 +1,108 @@
+"""Image encoders and decoders. Images are float in [0, 1]; decoders give logits."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Norm = Literal["instance", "layer", "none"]
+_WIDTHS = (32, 64, 128, 256)  # channels after each halving of the image, as released
+_HIDDEN = 256
+
+
+def _block(conv: nn.Module, channels: int, norm: Norm) -> list[nn.Module]:
+    """GroupNorm with one group a channel is instance normalisation, as released; with one group, layer normalisation."""
+    groups = {"instance": channels, "layer": 1}
+    layers = [conv] if norm == "none" else [conv, nn.GroupNorm(groups[norm], channels)]
+    return [*layers, nn.GELU()]
+
+
+def _sides(image_size: int) -> list[int]:
+    """Side of the image after 0, 1, ... halvings: 64, 32, 16, 8, 4."""
+    sides = [image_size]
+    for _ in _WIDTHS:
+        sides.append(sides[-1] // 2)
+    return sides
+
+
+class Convolutions(nn.Sequential):
+    """A stack of image layers, which may run at low precision (see alda.fast)."""
+
+    low_precision = True
+
+
+class FrameEncoder(nn.Module):
+    """One frame -> `out_dim` unbounded numbers."""
+
+    def __init__(self, out_dim: int, image_size: int = 64, norm: Norm = "instance") -> None:
+        super().__init__()
+        chans = (3, *_WIDTHS)
+        blocks = [_block(nn.Conv2d(i, o, 4, 2, 1), o, norm) for i, o in zip(chans, _WIDTHS, strict=False)]
+        self.convs = Convolutions(*(layer for block in blocks for layer in block), nn.Flatten())
+        side = _sides(image_size)[-1]
+        self.head = nn.Sequential(
+            nn.Linear(_WIDTHS[-1] * side * side, _HIDDEN),
+            nn.GELU(),
+            nn.Linear(_HIDDEN, _HIDDEN),
+            nn.GELU(),
+            nn.Linear(_HIDDEN, out_dim),
+        )
+
+    def forward(self, image: Float[Tensor, "n c h w"]) -> Float[Tensor, "n l"]:
+        return self.head(self.convs(image))
+
+
+class FrameDecoder(nn.Module):
+    """`in_dim` numbers -> logits of one frame."""
+
+    def __init__(self, in_dim: int, image_size: int = 64, norm: Norm = "instance") -> None:
+        super().__init__()
+        *small, _ = sides = _sides(image_size)[::-1]  # 4, 8, 16, 32, 64
+        self.head = nn.Sequential(
+            nn.Linear(in_dim, _HIDDEN),
+            nn.GELU(),
+            nn.Linear(_HIDDEN, _HIDDEN),
+            nn.GELU(),
+            nn.Linear(_HIDDEN, _WIDTHS[-1] * sides[0] ** 2),
+            nn.GELU(),
+            nn.Unflatten(-1, (_WIDTHS[-1], sides[0], sides[0])),
+        )
+        chans = (*_WIDTHS[::-1], _WIDTHS[0] // 2)  # 256, 128, 64, 32, 16
+        layers: list[nn.Module] = []
+        for i, o, side, doubled in zip(chans, chans[1:], small, sides[1:], strict=False):
+            layers += _block(nn.ConvTranspose2d(i, o, 4, 2, 1, output_padding=doubled - 2 * side), o, norm)
+        self.convs = Convolutions(*layers, nn.ConvTranspose2d(chans[-1], 3, 3, 1, 1))
+
+    def forward(self, latent: Float[Tensor, "n l"]) -> Float[Tensor, "n c h w"]:
+        return self.convs(self.head(latent))
+
+
+class StackEncoder(nn.Module):
+    """A stack of frames -> flat features: eleven 3x3 convolutions, the first of stride 2 (DMControl-GB's SAC)."""
+
+    def __init__(self, frames: int, image_size: int, channels: int = 32, depth: int = 11) -> None:
+        super().__init__()
+        convs: list[nn.Module] = [nn.Conv2d(3 * frames, channels, 3, 2)]
+        for _ in range(depth - 1):
+            convs += [nn.ReLU(), nn.Conv2d(channels, channels, 3)]
+        self.convs = Convolutions(*convs, nn.Flatten())
+        side = (image_size - 3) // 2 + 1 - 2 * (depth - 1)
+        self.out_dim = channels * side * side
+
+    def forward(self, stack: Float[Tensor, "b fc h w"]) -> Float[Tensor, "b d"]:
+        return self.convs(stack)
+
+
+class HistoryEncoder(nn.Module):
+    """Mixes the codes of the stacked frames: frames are channels, the convolution slides over the latents."""
+
+    def __init__(self, frames: int, num_latents: int, out_dim: int) -> None:
+        super().__init__()
+        convs = [nn.Conv1d(frames, 8, 4, 2, 1), nn.GELU(), nn.Conv1d(8, 16, 4, 2, 2), nn.GELU(), nn.Flatten()]
+        with torch.no_grad():
+            flat = nn.Sequential(*convs)(torch.zeros(1, frames, num_latents)).shape[1]
+        self.net = nn.Sequential(*convs, nn.Linear(flat, out_dim))
+
+    def forward(self, code: Float[Tensor, "b f l"]) -> Float[Tensor, "b d"]:
+        return self.net(code)

@@ -1,0 +1,59 @@
+"""A trained agent, ready to act: alda.load(run).act(obs)."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+
+from alda.agents import make_agent
+from alda.agents.base import Agent
+from alda.checkpoint import load_weights
+from alda.config import Config, load_config, spec_of
+
+
+class Policy:
+    """An agent with its memory of the episode, if it has one.
+
+    agent: the networks, in evaluation on `device`. config: of the run it is from. step: agent steps it was trained for.
+    """
+
+    def __init__(self, agent: Agent, config: Config, step: int) -> None:
+        self.agent, self.config, self.step = agent, config, step
+        self._state: Any = None
+        self.reset()
+
+    def reset(self) -> None:
+        """A new episode begins. Only agents with a recurrent state need to be told."""
+        self._state = self.agent.initial_state(num_envs=1)
+
+    def act(self, obs: UInt8[np.ndarray, "f c h w"], *, explore: bool = False) -> Float[np.ndarray, " a"]:
+        """The action for one observation: uint8 [F, 3, H, W] -> float32 [A] in [-1, 1].
+
+        explore: sample from the policy instead of taking its mode.
+        """
+        device = next(self.agent.parameters()).device
+        action, self._state = self.agent.act(torch.from_numpy(obs)[None].to(device), self._state, explore=explore)
+        return action[0].cpu().numpy()
+
+    def reconstruct(self, obs: UInt8[np.ndarray, "f c h w"]) -> UInt8[np.ndarray, "c h w"] | None:
+        """The newest frame as the agent decodes it, uint8 [3, H, W]; None for a method without a decoder."""
+        device = next(self.agent.parameters()).device
+        image = self.agent.reconstruct(torch.from_numpy(obs)[None].to(device))
+        return None if image is None else image[0].cpu().numpy()
+
+
+def load(run_dir: str | os.PathLike[str], *, device: str = "cpu") -> Policy:
+    """The newest policy of a run directory, in float32. Raises UserError where there is none, or it is damaged.
+
+    Loading reads numbers and JSON; it never runs code from the files.
+    """
+    folder = Path(run_dir)
+    config = load_config(folder)
+    env = config.env.make()
+    agent = make_agent(config.agent, spec_of(env))
+    env.close()
+    step = load_weights(folder, agent)
+    return Policy(agent.to(device).eval(), config, step)

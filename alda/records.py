@@ -1,0 +1,44 @@
+"""What stands beside a result so that it can be trusted: versions, machine, renderer."""
+
+import dataclasses
+import os
+import platform
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from alda.envs.rendering import renderer_name
+
+if TYPE_CHECKING:
+    from alda.config import Config
+    from alda.types import EnvSpec
+
+PACKAGES = ("alda", "torch", "mujoco", "dm_control", "gymnasium", "numpy")
+
+
+def describe_machine(config: "Config", spec: "EnvSpec") -> dict[str, Any]:
+    """Content of RUN/meta.json."""
+    return {
+        "spec": dataclasses.asdict(spec),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "renderer": renderer_name(),
+        "opengl": os.environ.get("MUJOCO_GL", "system"),
+        "device": device_name(config.device or "cpu"),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+    }
+
+
+def device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    return processor_name()
+
+
+def processor_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as info:
+            return next(line.split(":", 1)[1].strip() for line in info if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

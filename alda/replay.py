@@ -1,0 +1,202 @@
+"""Replay memory: every frame stored once, stacks rebuilt when sampled, episodes of any length.
+
+Observations are written one after another into a ring of slots. Slot s keeps the newest frame of an observation with
+the action, reward and termination that led to it, and the slot at which its episode began. A transition is named by
+the slot of its next observation, and a table lists those slots, so that sampling is arithmetic and a few gathers:
+no mask, no search, nothing that makes the host wait for the device.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from alda.errors import UserError
+from alda.files import read_tensors, write_tensors
+from alda.types import EnvSpec, Transition
+
+_FIRST_BLOCK = 2**16  # slots reserved at first on an accelerator; doubled whenever they are full
+_FILE_SLOTS = 8_192  # slots per file of a saved replay: 100 MB at 64x64
+
+
+class Replay:
+    """Uniform replay on one device.
+
+    spec: shapes of observations and actions. capacity: transitions kept (fewer where
+    episodes are shorter than 16 steps); the oldest are overwritten. discount: gamma per agent step.
+    On the CPU the operating system hands out memory as it is first written; an accelerator's is reserved in doublings.
+    Raises UserError where the device cannot hold it all.
+    """
+
+    def __init__(self, spec: EnvSpec, capacity: int, discount: float, device: torch.device | str = "cpu") -> None:
+        self.spec, self.discount, self.device = spec, discount, torch.device(device)
+        # An episode takes one slot more than it has transitions, and a stack reaches F slots back.
+        self.slots = capacity + capacity // 16 + 2 * spec.frames
+        self._check_memory()
+        self.written = 0  # slots written since the beginning; slot s lives at place s % slots
+        self.added = 0  # transitions added since the beginning
+        self.oldest = 0  # the first of them that can still be sampled
+        self._episode_start = 0
+        self._slot_of = np.zeros(self.slots, np.int64)  # transition -> slot of its next observation
+        self._store: dict[str, Tensor] = {}
+        self._reserve(self.slots if self.device.type == "cpu" else min(self.slots, _FIRST_BLOCK))
+        self._files: list[tuple[int, int]] = []  # slot ranges already saved
+
+    def __len__(self) -> int:
+        """Transitions that can be sampled."""
+        return self.added - self.oldest
+
+    @property
+    def bytes(self) -> int:
+        """Memory when full."""
+        return self.slots * sum(
+            int(np.prod(shape)) * torch.empty(0, dtype=dtype).element_size() for shape, dtype in self._layout().values()
+        )
+
+    def add_first(self, obs: UInt8[Tensor, "f c h w"]) -> None:
+        """An episode begins."""
+        self._episode_start = self.written
+        self._write(obs, torch.zeros(self.spec.action_dim), 0.0, False)
+
+    def add(
+        self, action: Float[Tensor, " a"], reward: float, terminated: bool, next_obs: UInt8[Tensor, "f c h w"]
+    ) -> None:
+        """One step of it: what was done, and what came of it."""
+        self._write(next_obs, action, reward, terminated)
+        self._list_transitions(torch.tensor([self.written - 1]))
+
+    def sample(self, batch_size: int) -> Transition:
+        """One-step transitions, uniformly, on the replay's device."""
+        pick = torch.randint(self.oldest, self.added, (batch_size,), device=self.device)
+        slot = self._store["transition"][pick % self.slots]  # [B]
+        place = slot % self.slots
+        back = torch.arange(self.spec.frames, -1, -1, device=self.device)
+        # Before an episode's start its first frame is repeated, as the environment does.
+        window = torch.maximum(slot[:, None] - back, self._store["start"][place][:, None]) % self.slots
+        frames = self._store["frame"][window]  # [B, F+1, C, H, W]
+        return Transition(
+            obs=frames[:, :-1],
+            action=self._store["action"][place],
+            reward=self._store["reward"][place],
+            discount=self.discount * (~self._store["terminated"][place]).float(),
+            next_obs=frames[:, 1:],
+        )
+
+    def newest_frame(self) -> UInt8[Tensor, "c h w"]:
+        """The frame added last."""
+        return self._store["frame"][(self.written - 1) % self.slots].cpu()
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Adds what is new to the files in `folder`; returns what `load` needs. Saved files are never changed."""
+        folder.mkdir(parents=True, exist_ok=True)
+        oldest_slot = max(0, self.written - self.slots)
+        self._files = [(first, last) for first, last in self._files if last > oldest_slot]
+        first = self._files[-1][1] if self._files else oldest_slot
+        while first < self.written:
+            last = min(first + _FILE_SLOTS, self.written)
+            place = torch.arange(first, last, device=self.device) % self.slots
+            write_tensors(folder / _name(first, last), {k: self._store[k][place] for k in self._layout(saved=True)})
+            self._files.append((first, last))
+            first = last
+        return {"written": self.written, "episode_start": self._episode_start, "files": self._files}
+
+    def load(self, folder: Path, saved: dict[str, Any]) -> None:
+        """Fills an empty replay from saved files. Raises UserError where one is missing."""
+        self._files = [(first, last) for first, last in saved["files"]]
+        self.written = self._files[0][0] if self._files else 0
+        for first, last in self._files:
+            path = folder / _name(first, last)
+            if not path.exists():
+                raise UserError(f"{path} is missing: this run can be evaluated, but not continued")
+            content = read_tensors(path)
+            self._reserve_for(last)
+            place = torch.arange(first, last, device=self.device) % self.slots
+            for name, values in content.items():
+                self._store[name][place] = values.to(self.device)
+            self.written = last
+            slots = torch.arange(first, last)
+            self._list_transitions(slots[content["start"] != slots])
+        self._episode_start = saved["episode_start"]
+
+    def prune(self, folder: Path) -> None:
+        """Deletes files that the last `save` does not need."""
+        needed = {_name(*limits) for limits in self._files}
+        for path in folder.iterdir():
+            if path.name not in needed:
+                path.unlink()
+
+    def _write(self, obs: Tensor, action: Tensor, reward: float, terminated: bool) -> None:
+        self._reserve_for(self.written + 1)
+        place = self.written % self.slots
+        self._store["frame"][place].copy_(obs[-1], non_blocking=True)
+        self._store["action"][place].copy_(action, non_blocking=True)
+        self._store["reward"][place] = reward
+        self._store["terminated"][place] = terminated
+        self._store["start"][place] = self._episode_start
+        self.written += 1
+        self._forget()
+
+    def _list_transitions(self, slots: Int64[Tensor, " n"]) -> None:
+        entry = torch.arange(self.added, self.added + len(slots)) % self.slots
+        self._slot_of[entry] = slots
+        self._store["transition"][entry.to(self.device)] = slots.to(self.device)
+        self.added += len(slots)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drops transitions of which a frame has been overwritten."""
+        first = self.written - self.slots + self.spec.frames
+        while self.oldest < self.added and self._slot_of[self.oldest % self.slots] < first:
+            self.oldest += 1
+
+    def _layout(self, *, saved: bool = False) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        size = self.spec.image_size
+        layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+            "frame": ((3, size, size), torch.uint8),
+            "action": ((self.spec.action_dim,), torch.float32),
+            "reward": ((), torch.float32),
+            "terminated": ((), torch.bool),
+            "start": ((), torch.int64),
+        }
+        return layout if saved else layout | {"transition": ((), torch.int64)}
+
+    def _reserve_for(self, slots: int) -> None:
+        reserved = len(self._store["frame"])
+        if min(slots, self.slots) > reserved:
+            self._reserve(min(2 * reserved, self.slots))
+
+    def _reserve(self, slots: int) -> None:
+        for name, (shape, dtype) in self._layout().items():
+            larger = torch.empty(slots, *shape, dtype=dtype, device=self.device)
+            if name in self._store:
+                larger[: len(self._store[name])] = self._store[name]
+            self._store[name] = larger
+
+    def _check_memory(self) -> None:
+        if self.device.type == "cuda":
+            free = torch.cuda.mem_get_info(self.device)[0]
+        else:
+            free = min(psutil.virtual_memory().available, _container_memory())
+        if self.bytes > free:
+            raise UserError(
+                f"the replay of {self.slots:,} frames needs {self.bytes / 1e9:.1f} GB, but {self.device} has "
+                f"{free / 1e9:.1f} GB free; use a smaller --replay-capacity or fewer --steps"
+            )
+
+
+def _container_memory() -> float:
+    """Free memory inside this process's control group, where one limits it; bytes."""
+    root = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((root / f"memory.{name}").read_text()) for name in ("max", "current"))
+    except (OSError, ValueError):  # no such limit
+        return float("inf")
+    return limit - used
+
+
+def _name(first: int, last: int) -> str:
+    return f"{first:012d}-{last:012d}.safetensors"

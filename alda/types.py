@@ -1,0 +1,31 @@
+"""The few data types every module shares. Axes: B batch, F frames, C H W image, A action."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+Metrics = dict[str, Tensor]  # name -> 0-d tensor, left on the device until the logger flushes
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """All an agent may know about the world."""
+
+    frames: int
+    image_size: int
+    action_dim: int
+
+
+class Transition(NamedTuple):
+    """One agent step, as SAC-like methods learn from it.
+
+    Straight from replay, `next_obs` is `obs` moved on by one frame: next_obs[:, :-1] equals obs[:, 1:].
+    """
+
+    obs: UInt8[Tensor, "b f c h w"]  # oldest frame first
+    action: Float[Tensor, "b a"]
+    reward: Float[Tensor, " b"]
+    discount: Float[Tensor, " b"]  # gamma * (1 - terminated): what multiplies the bootstrap value
+    next_obs: UInt8[Tensor, "b f c h w"]

@@ -1,0 +1,48 @@
+"""What the agent sees, beside what it believes it sees, as a clip."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+
+from alda.agents.base import Agent
+
+_SCALE = 4  # screen pixels per pixel of a frame
+
+
+def side_by_side(
+    agent: Agent, observations: Sequence[UInt8[np.ndarray, "f c h w"]]
+) -> list[UInt8[np.ndarray, "h w c"]]:
+    """Newest frame | reconstruction, for each observation; the frame alone for a method without a decoder."""
+    device = next(agent.parameters()).device
+    pictures = []
+    for chunk in torch.split(torch.from_numpy(np.stack(observations)), 64):
+        decoded = agent.reconstruct(chunk.to(device))
+        images = chunk[:, -1] if decoded is None else torch.cat([chunk[:, -1], decoded.cpu()], dim=-1)
+        pictures += list(images.movedim(1, -1).numpy())
+    return pictures
+
+
+def write_video(path: Path, pictures: Sequence[UInt8[np.ndarray, "h w c"]], fps: float) -> Path:
+    """Writes PATH.mp4, or PATH.gif where PyAV (the extra `video`) is not installed; returns the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    enlarged = [picture.repeat(_SCALE, 0).repeat(_SCALE, 1) for picture in pictures]
+    try:
+        import av
+    except ImportError:
+        file = path.with_suffix(".gif")
+        first, *rest = [Image.fromarray(picture) for picture in enlarged]
+        first.save(file, save_all=True, append_images=rest, duration=1000 / fps, loop=0)
+        return file
+    file = path.with_suffix(".mp4")
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("libx264", rate=round(fps), options={"crf": "18"})
+        stream.height, stream.width = enlarged[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for picture in enlarged:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode())
+    return file
