@@ -1,3 +1,166 @@
-"""The command line: alda <command> ..."""
+"""The command line: alda <command> [options]. Each command is imported when it is called, so that help is instant."""
 
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from alda.errors import UserError
+
+
+def train(words: list[str]) -> None:
+    """train an agent on a task, or go on training it"""
+    import tyro
+
+    from alda.agents import AGENTS
+    from alda.config import Config
+    from alda.train import train as run
+
+    presets = {
+        name: ((sys.modules[agent.__module__].__doc__ or name).strip(), Config(agent=config()))
+        for name, (config, agent) in AGENTS.items()
+    }
+    run(tyro.extras.overridable_config_cli(presets, prog="alda train", args=words))
+
+
+def evaluate(words: list[str]) -> None:
+    """play a trained agent in chosen worlds: returns with confidence intervals"""
+    import tyro
+
+    from alda.report import evaluate_run
+
+    @dataclass
+    class Options:
+        run: Annotated[Path, tyro.conf.Positional]
+        """Run directory."""
+        shifts: tuple[str, ...] = ("train", "color_easy", "color_hard")
+        """Worlds to play in."""
+        episodes: int = 20
+        """Episodes per world."""
+        seed: int = 0
+        """Seed of the episodes; equal seeds give equal starting states for every agent and world."""
+        device: str = "cpu"
+        """Where the agent acts: cpu or cuda."""
+        out: Path | None = None
+        """JSON file to write (None: RUN/evaluations/step_STEP_seed_SEED.json)."""
+
+    evaluate_run(**vars(tyro.cli(Options, prog="alda evaluate", description=evaluate.__doc__, args=words)))
+
+
+def picture(words: list[str]) -> None:
+    """draw states of an episode as they are, as the agent reconstructs them, and the same in a shifted world"""
+    import tyro
+
+    from alda.report import picture_run
+
+    @dataclass
+    class Options:
+        run: Annotated[Path, tyro.conf.Positional]
+        """Run directory."""
+        shift: str = "color_hard"
+        """The shifted world."""
+        states: int = 5
+        """Number of states, evenly spread over one episode."""
+        seed: int = 0
+        """Seed of the episode."""
+        out: Path | None = None
+        """PNG file to write (None: RUN/picture.png)."""
+
+    picture_run(**vars(tyro.cli(Options, prog="alda picture", description=picture.__doc__, args=words)))
+
+
+def plot(words: list[str]) -> None:
+    """draw the learning curves of runs: returns and reconstruction in every evaluated world"""
+    import tyro
+
+    from alda.analysis.figures import plot_runs
+
+    @dataclass
+    class Options:
+        runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+        """Run directories."""
+        out: Path | None = None
+        """File to write, .png or .svg (None: curve.png in the first run directory)."""
+
+    plot_runs(**vars(tyro.cli(Options, prog="alda plot", description=plot.__doc__, args=words)))
+
+
+def demo(words: list[str]) -> None:
+    """train ALDA for a few minutes and show what became of it"""
+    import tyro
+
+    from alda.demo import demo as run
+
+    @dataclass
+    class Options:
+        out: Path = field(default=Path("demo"))
+        """Folder for the run and its pictures."""
+        steps: int = 1_500
+        """Agent steps to train for."""
+        seed: int = 0
+        """Seed of everything random."""
+
+    run(**vars(tyro.cli(Options, prog="alda demo", description=demo.__doc__, args=words)))
+
+
+def doctor(words: list[str]) -> None:
+    """check this machine: renderer and its speed, versions, memory, GPU"""
+    import tyro
+
+    from alda.doctor import doctor as check
+
+    @dataclass
+    class Options:
+        renderer_only: bool = False
+        """Only check that something renders, and say nothing if so."""
+
+    sys.exit(check(**vars(tyro.cli(Options, prog="alda doctor", description=doctor.__doc__, args=words))))
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    command.__name__: command for command in (train, evaluate, picture, plot, demo, doctor)
+}
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 done, 1 failed, 2 wrong input, 128 + n stopped by signal n."""
+    command, *words = sys.argv[1:] or ["--help"]
+    if command in ("-h", "--help"):
+        print(_help())
+    elif command == "--version":
+        from alda import __version__
+
+        print(__version__)
+    elif command not in COMMANDS:
+        sys.exit(_refuse(f"there is no command {command!r}; the commands are {', '.join(COMMANDS)}"))
+    else:
+        try:
+            COMMANDS[command](words)
+        except UserError as error:
+            sys.exit(_refuse(str(error)))
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+
+def _help() -> str:
+    return "\n".join(
+        [
+            "usage: alda COMMAND [options]",
+            "",
+            "Agents that act from pixels and keep working when the world looks different.",
+            "",
+            *(f"  {name:10} {command.__doc__}" for name, command in COMMANDS.items()),
+            "",
+            "alda COMMAND --help lists the options of a command, alda train alda --help those of a method.",
+        ]
+    )
+
+
+def _refuse(message: str) -> int:
+    print(f"alda: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

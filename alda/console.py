@@ -1,65 +1,76 @@
 """What a person sees while a run goes on: a live bar on a terminal, plain lines anywhere else."""
 
 import time
+from collections import deque
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.progress import BarColumn, Progress, TextColumn
 
 _PLAIN_SECONDS = 30.0  # between plain lines
+_WINDOW_SECONDS = 60.0  # over which speeds are measured
 
 
 class Display:
-    """Progress of a run in agent steps. Use as a context; `advance` may be called as often as one likes."""
+    """Progress of a run. Use as a context; `advance` may be called as often as one likes.
 
-    def __init__(self, total: int, done: int) -> None:
+    steps, updates: what the whole run takes. Learning is what takes time, so updates tell how much is left.
+    """
+
+    def __init__(self, steps: int, updates: int) -> None:
         self.console = Console()
         self._live = self.console.is_terminal
-        self._total, self._printed = total, time.monotonic()
-        self._start = (done, time.monotonic())
+        self._steps, self._updates = steps, updates
+        self._seen: deque[tuple[float, int, int]] = deque()  # time, step, updates
+        self._printed = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("steps"),
-            _Speed(),
-            TimeRemainingColumn(),
+            BarColumn(),
             TextColumn("{task.fields[news]}"),
             console=self.console,
-            speed_estimate_period=120,
+            refresh_per_second=4,
         )
-        self._task = self._bar.add_task("training", total=total, completed=done, news="")
+        self._task = self._bar.add_task("training", total=steps, news="")
 
     def __enter__(self) -> "Display":
         if self._live:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.stop()
 
     def say(self, message: str) -> None:
         """A line that stays."""
         self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
-    def advance(self, step: int, doing: str, news: str) -> None:
-        """The run is at `step`, doing this; news is the newest of its results."""
-        self._bar.update(self._task, completed=step, description=doing, news=news)
-        if not self._live and time.monotonic() - self._printed > _PLAIN_SECONDS:
-            self._printed = time.monotonic()
-            first, since = self._start
-            rate = (step - first) / (time.monotonic() - since)
-            left = f"{_clock((self._total - step) / rate)} left" if rate else "time left unknown"
-            self.say(f"{doing}: step {step:,} of {self._total:,}, {rate:.1f} steps/s, {left}  {news}")
+    def advance(self, step: int, updates: int, doing: str, news: str) -> None:
+        """The run has taken so many steps and updates and is doing this; news is the newest of its results."""
+        now = time.monotonic()
+        if self._seen and now - self._seen[-1][0] < 0.25:
+            return
+        self._seen.append((now, step, updates))
+        while now - self._seen[0][0] > _WINDOW_SECONDS:
+            self._seen.popleft()
+        where = f"step {step:,}/{self._steps:,}  {self._speed()}"
+        if self._live:
+            self._bar.update(self._task, completed=step, description=f"{doing}  {where}", news=news)
+        elif now - self._printed > _PLAIN_SECONDS:
+            self._printed = now
+            self.say(f"{doing}  {where}  {news}")
+
+    def _speed(self) -> str:
+        (before, first_step, first_update), (now, step, updates) = self._seen[0], self._seen[-1]
+        if now == before:
+            return ""
+        learning = (updates - first_update) / (now - before)
+        rate = f"{(step - first_step) / (now - before):.1f} steps/s, {learning:.1f} updates/s"
+        return f"{rate}, {clock((self._updates - updates) / learning)} left" if learning else rate
 
 
-class _Speed(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f}/s" if task.speed else "-/s")
-
-
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"

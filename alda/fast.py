@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from alda.agents.base import Agent
 
@@ -21,7 +21,7 @@ def accelerate(agent: Agent, speed: Speed) -> Agent:
     if has_bfloat16(device):
         for module in agent.modules():
             if getattr(module, "low_precision", False):
-                module.forward = _in_bfloat16(module.forward, device)  # type: ignore[method-assign]
+                module.forward = _in_bfloat16(module.forward, device)
     for optimizer in agent.optimizers.values():
         for group in optimizer.param_groups:
             group["fused"], group["foreach"] = True, False

@@ -11,19 +11,29 @@ from alda.types import Metrics
 
 
 class Logger:
-    """Writes RUN/metrics.jsonl and RUN/tensorboard."""
+    """Writes RUN/metrics.jsonl and RUN/tensorboard.
 
-    def __init__(self, run_dir: Path, step: int = 0) -> None:
-        self.path = run_dir / "metrics.jsonl"
-        self.lines = 0
-        self.sums: dict[str, torch.Tensor] = {}
-        self.counts: dict[str, int] = {}
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step)
+    saved: the `state` to go on from; lines that were written after it are dropped.
+    """
+
+    def __init__(self, run_dir: Path, device: str = "cpu", saved: dict[str, Any] | None = None) -> None:
+        self.path, self.device = run_dir / "metrics.jsonl", device
+        saved = saved or {"sums": {}, "counts": {}, "lines": 0}
+        self.sums = {name: value.to(device) for name, value in saved["sums"].items()}
+        self.counts: dict[str, int] = dict(saved["counts"])
+        self.lines: int = saved["lines"]
+        kept = self.path.read_text().splitlines(keepends=True)[: self.lines] if self.path.exists() else []
+        shorter = self.path.with_suffix(".partial")
+        shorter.write_text("".join(kept))
+        shorter.replace(self.path)
+        first_dropped = json.loads(kept[-1])["step"] + 1 if kept else 0
+        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_dropped)
 
     def log(self, metrics: Metrics) -> None:
         """Adds values to the averages of the next flush."""
         for name, value in metrics.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.float()
+            value = value.to(self.device, torch.float32)
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def flush(self, position: dict[str, int], extra: dict[str, float]) -> dict[str, float]:
@@ -45,16 +55,8 @@ class Logger:
                 self._board.add_scalar(name, value, position["step"])
 
     def state(self) -> dict[str, Any]:
+        """What a later logger needs to go on."""
         return {"sums": dict(self.sums), "counts": dict(self.counts), "lines": self.lines}
-
-    def load_state(self, saved: dict[str, Any], device: str) -> None:
-        """Goes back to a saved state; lines that were written after it are dropped."""
-        self.sums = {name: value.to(device) for name, value in saved["sums"].items()}
-        self.counts, self.lines = dict(saved["counts"]), saved["lines"]
-        kept = self.path.read_text().splitlines(keepends=True)[: self.lines] if self.path.exists() else []
-        shorter = self.path.with_suffix(".partial")
-        shorter.write_text("".join(kept))
-        shorter.replace(self.path)
 
     def close(self) -> None:
         self._board.close()

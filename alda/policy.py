@@ -11,17 +11,19 @@ from jaxtyping import Float, UInt8
 from alda.agents import make_agent
 from alda.agents.base import Agent
 from alda.checkpoint import load_weights
-from alda.config import Config, load_config, spec_of
+from alda.config import Config, load_config
+from alda.records import load_spec
+from alda.types import EnvSpec
 
 
 class Policy:
     """An agent with its memory of the episode, if it has one.
 
-    agent: the networks, in evaluation on `device`. config: of the run it is from. step: agent steps it was trained for.
+    agent: the networks. config, spec: of the run it is from. step: agent steps it was trained for.
     """
 
-    def __init__(self, agent: Agent, config: Config, step: int) -> None:
-        self.agent, self.config, self.step = agent, config, step
+    def __init__(self, agent: Agent, config: Config, spec: EnvSpec, step: int) -> None:
+        self.agent, self.config, self.spec, self.step = agent, config, spec, step
         self._state: Any = None
         self.reset()
 
@@ -52,8 +54,7 @@ def load(run_dir: str | os.PathLike[str], *, device: str = "cpu") -> Policy:
     """
     folder = Path(run_dir)
     config = load_config(folder)
-    env = config.env.make()
-    agent = make_agent(config.agent, spec_of(env))
-    env.close()
+    spec = load_spec(folder)
+    agent = make_agent(config.agent, spec)
     step = load_weights(folder, agent)
-    return Policy(agent.to(device).eval(), config, step)
+    return Policy(agent.to(device).eval(), config, spec, step)

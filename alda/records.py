@@ -1,21 +1,22 @@
 """What stands beside a result so that it can be trusted: versions, machine, renderer."""
 
 import dataclasses
+import json
 import os
 import platform
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from alda.config import Config
 from alda.envs.rendering import renderer_name
-
-if TYPE_CHECKING:
-    from alda.config import Config
-    from alda.types import EnvSpec
+from alda.errors import UserError
+from alda.types import EnvSpec
 
 PACKAGES = ("alda", "torch", "mujoco", "dm_control", "gymnasium", "numpy")
 
 
-def describe_machine(config: "Config", spec: "EnvSpec") -> dict[str, Any]:
+def describe_machine(config: Config, spec: EnvSpec) -> dict[str, Any]:
     """Content of RUN/meta.json."""
     return {
         "spec": dataclasses.asdict(spec),
@@ -26,6 +27,15 @@ def describe_machine(config: "Config", spec: "EnvSpec") -> dict[str, Any]:
         "cores": os.cpu_count(),
         "system": platform.platform(),
     }
+
+
+def load_spec(run_dir: Path) -> EnvSpec:
+    """The shapes that a run's agent was built for, from RUN/meta.json."""
+    path = run_dir / "meta.json"
+    try:
+        return EnvSpec(**json.loads(path.read_text())["spec"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is missing or damaged: {error}") from error
 
 
 def device_name(device: str) -> str:

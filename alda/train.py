@@ -1,7 +1,6 @@
 """The training loop, and the run around it that can be stopped anywhere and continued."""
 
 import fcntl
-import os
 import signal
 import time
 from collections import defaultdict
@@ -33,7 +32,7 @@ from alda.video import side_by_side, write_video
 _CHANGEABLE = {"steps", "device", "replay_device", "checkpoint_minutes", "video_every"}  # between attempts at one run
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 (not an error)
     """The run was asked to stop, by this signal."""
 
 
@@ -99,16 +98,17 @@ class Run:
         self.news: dict[str, str] = {}
         self.saved_at = self.lap_start = time.monotonic()
 
+        self.display = Display(config.steps, sum(self.agent.updates_due(step) for step in range(config.steps)))
         resumed = has_checkpoint(self.run_dir)
-        saved = load_checkpoint(self.run_dir, self.agent, self.replay) if resumed else None
-        self.logger = Logger(self.run_dir, saved["position"]["step"] if saved else 0)
-        self.display = Display(config.steps, saved["position"]["step"] if saved else 0)
-        if saved:
+        self._greet(resumed)
+        write_json(self.run_dir / "config.json", to_json(config))
+        if resumed:
+            saved = load_checkpoint(self.run_dir, self.agent, self.replay)
+            self.logger = Logger(self.run_dir, config.device, saved["logger"])
             self._restore(saved)
         else:
-            write_json(self.run_dir / "config.json", to_json(config))
+            self.logger = Logger(self.run_dir, config.device)
             write_json(self.run_dir / "meta.json", describe_machine(config, self.spec))
-        self._greet(resumed)
 
     def loop(self) -> None:
         at, config = self.at, self.config
@@ -169,16 +169,13 @@ class Run:
     def log(self) -> None:
         lap = time.monotonic() - self.lap_start
         steps = self.at.step - self.at.logged
-        shares = {f"time/{name}": seconds / lap for name, seconds in self.seconds.items()}
+        shares = {name: seconds / lap for name, seconds in self.seconds.items()}
         speed = {"speed/steps_per_second": steps / lap, "memory/host_gb": psutil.Process().memory_info().rss / 1e9}
-        self.logger.flush(self._when(), speed | shares)
-        self.news["time"] = " ".join(f"{name} {share:.0%}" for name, share in self.seconds_shares(lap).items())
+        self.logger.flush(self._when(), speed | {f"time/{name}": share for name, share in shares.items()})
+        self.news["time"] = " ".join(f"{name} {share:.0%}" for name, share in shares.items())
         self.at.logged = self.at.step
         self.seconds.clear()
         self.lap_start = time.monotonic()
-
-    def seconds_shares(self, lap: float) -> dict[str, float]:
-        return {name: seconds / lap for name, seconds in self.seconds.items()}
 
     def evaluate(self) -> None:
         """Plays seeded episodes in every world; equal starting states in all of them."""
@@ -210,7 +207,12 @@ class Run:
 
     def breathe(self) -> None:
         """Called often: shows where the run is, saves it now and then, and stops it when asked."""
-        self.display.advance(self.at.step, self._doing(), "  ".join(f"{k} {v}" for k, v in self.news.items()))
+        self.display.advance(
+            self.at.step,
+            self.at.updates,
+            self._doing(),
+            "  ".join(f"{what} {value}" for what, value in self.news.items()),
+        )
         if self.caught:
             raise Interrupted
         if time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes:
@@ -251,7 +253,6 @@ class Run:
     def _restore(self, saved: dict[str, Any]) -> None:
         self.at = Position(**saved["position"])
         self.state, self.action = saved["policy_state"], saved["action"]
-        self.logger.load_state(saved["logger"], str(self.config.replay_device))
         if saved["playing"]:
             self._replay_episode(list(saved["actions"]))
         torch.set_rng_state(saved["random"]["cpu"])
@@ -279,14 +280,15 @@ class Run:
 
     def _doing(self) -> str:
         if self.at.updates_left > 1:
-            return f"catching up on random steps, {self.at.updates_left:,} updates left"
-        return "training"
+            return f"catching up ({self.at.updates_left:,} updates)"
+        return "training" if self.at.updates else "acting at random"
 
     def _greet(self, resumed: bool) -> None:
         c, say = self.config, self.display.say
         say(f"{'resuming' if resumed else 'training'} {c.method} on {c.env.task}, {self.run_dir}")
-        size = f"{self.replay.bytes / 1e9:.2f} GB"
-        say(f"replay: up to {self.replay.slots:,} frames of {c.env.image_size}x{c.env.image_size}, {size} on {c.replay_device} when full")
+        frame = f"{c.env.image_size}x{c.env.image_size}"
+        size = f"{self.replay.bytes / 1e9:.2f} GB on {c.replay_device} when full"
+        say(f"replay: up to {self.replay.slots:,} frames of {frame}, {size}")
 
 
 def _requested(config: Config) -> Config:
@@ -301,9 +303,13 @@ def _requested(config: Config) -> Config:
         target = new if section is asked else new["env"]
         target |= {key: settled[key] for key, value in section.items() if value is None}
     new |= {key: to_json(resolved)[key] for key in ("device", "replay_device")}
-    fixed = differences({k: v for k, v in old.items() if k not in _CHANGEABLE}, {k: v for k, v in new.items() if k not in _CHANGEABLE})
+    fixed = differences(
+        {k: v for k, v in old.items() if k not in _CHANGEABLE}, {k: v for k, v in new.items() if k not in _CHANGEABLE}
+    )
     if fixed:
-        raise UserError(f"{resolved.run_dir} holds a run with other settings ({fixed}); choose another --run-dir or --name")
+        raise UserError(
+            f"{resolved.run_dir} holds a run with other settings ({fixed}); choose another --run-dir or --name"
+        )
     return from_json(new, resolved.run_dir)
 
 
@@ -323,7 +329,7 @@ def _signals() -> Iterator[list[int]]:
     """SIGINT and SIGTERM, collected; a second one acts at once."""
     caught: list[int] = []
 
-    def catch(number: int, frame: FrameType | None) -> None:
+    def catch(number: int, _: FrameType | None) -> None:
         caught.append(number)
         signal.signal(number, signal.SIG_DFL)
 

@@ -1,5 +1,8 @@
 """Every method, by the name used on the command line."""
 
+from collections.abc import Callable
+from typing import Any
+
 from alda.agents.alda import ALDA, ALDAConfig
 from alda.agents.base import Agent, AgentConfig
 from alda.agents.sac import SAC, SACConfig
@@ -7,7 +10,7 @@ from alda.types import EnvSpec
 
 __all__ = ["AGENTS", "Agent", "AgentConfig", "make_agent"]
 
-AGENTS: dict[str, tuple[type[AgentConfig], type[Agent]]] = {
+AGENTS: dict[str, tuple[type[AgentConfig], Callable[[Any, EnvSpec], Agent]]] = {
     "alda": (ALDAConfig, ALDA),
     "sac": (SACConfig, SAC),
 }

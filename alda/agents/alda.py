@@ -8,7 +8,7 @@ no reward gradient reaches the encoder; as released, the memory keeps its evenly
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -60,10 +60,8 @@ class ALDA(SAC):
         trained = parameters_of(self.representation.encoder, self.decoder)
         spared = [p for p in trained if p.ndim == 1] if c.decay_exclude_bias_norm else []
         decayed = [p for p in trained if p.ndim > 1 or not c.decay_exclude_bias_norm]
-        groups = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
-        self.optimizers["autoencoder"] = AdamW(
-            [g for g in groups if g["params"]], c.learning_rate, weight_decay=c.weight_decay
-        )
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
+        self.optimizers["autoencoder"] = AdamW(groups, c.learning_rate, weight_decay=c.weight_decay)
         self.autoencoder_optimizers: tuple[str, ...] = ("autoencoder",)
         if values := parameters_of(self.representation.memory):
             self.optimizers["codebook"] = Adam(values, c.learning_rate)

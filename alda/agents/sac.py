@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.optim import Adam
@@ -45,16 +44,15 @@ class SAC(Agent):
     """Variants change the representation, `augment`, or one of the losses."""
 
     config: SACConfig
-    hot = ("update_critic", "update_actor", "update_targets")
+    hot: tuple[str, ...] = ("update_critic", "update_actor", "update_targets")
 
     def __init__(self, config: SACConfig, spec: EnvSpec, representation: Representation | None = None) -> None:
         super().__init__(config)
         c = config
         self.representation = representation or PixelEncoder(spec)
         width = self.representation.out_dim
-        heads = {"embed_dim": c.embed_dim, "hidden_dim": c.hidden_dim, "activation": c.activation}
-        self.actor = Actor(width, spec.action_dim, log_std_bounds=c.log_std_bounds, **heads)
-        self.critic = Critic(width, spec.action_dim, **heads)
+        self.actor = Actor(width, spec.action_dim, c.embed_dim, c.hidden_dim, c.activation, c.log_std_bounds)
+        self.critic = Critic(width, spec.action_dim, c.embed_dim, c.hidden_dim, c.activation)
         self.log_temperature = nn.Parameter(torch.tensor(c.initial_temperature).log())
         self.target_entropy = -float(spec.action_dim)
 

@@ -36,7 +36,9 @@ class ColorShift(Shift):
     """
 
     def __init__(self, name: str, table: Path | None = None) -> None:
-        self.table = draw_table(name) if table is None else read_table(table / f"{name}.json" if table.is_dir() else table)
+        self.table = (
+            draw_table(name) if table is None else read_table(table / f"{name}.json" if table.is_dir() else table)
+        )
 
     def reset(self, physics: Any, rng: np.random.Generator) -> None:
         recolor(physics, self.table[rng.integers(len(self.table))])
@@ -65,7 +67,9 @@ def read_table(path: Path) -> list[ColorSetting]:
         raise UserError(f"the colour table {path} must be a JSON list of colour settings")
     for i, setting in enumerate(table):
         if not isinstance(setting, dict) or any(not _is_rgb(setting.get(key)) for key in KEYS):
-            raise UserError(f"entry {i} of the colour table {path} needs {', '.join(KEYS)}, each three numbers in [0, 1]")
+            raise UserError(
+                f"entry {i} of the colour table {path} needs {', '.join(KEYS)}, each three numbers in [0, 1]"
+            )
     return table
 
 
@@ -103,7 +107,7 @@ def _checker(texels: UInt8[np.ndarray, "h w 3"], rgb1: list[float], rgb2: list[f
 
 
 def _sky(texels: UInt8[np.ndarray, "h w 3"], rgb: list[float]) -> None:
-    """MuJoCo's builtin gradient: `rgb` above, black below, with white speckles; six square faces, one above the other."""
+    """MuJoCo's builtin gradient: `rgb` above, black below, white speckles; six square faces, stacked."""
     size = texels.shape[1]
     side, up, down = (_bytes(share[..., None] * rgb) for share in _sky_gradient(size))
     for face, content in enumerate((side, side, up, down, side, side)):

@@ -45,7 +45,7 @@ def apply_profile(model: Any, profile: Profile, image_size: int) -> dict[str, bo
 
 @functools.cache
 def renderer_name() -> str:
-    """What OpenGL calls itself here, for example 'llvmpipe (LLVM 15.0.6, 256 bits)'. Raises UserError without OpenGL."""
+    """What OpenGL calls itself here, as in 'llvmpipe (LLVM 15.0.6, 256 bits)'. Raises UserError without OpenGL."""
     load_suite()
     import mujoco
 

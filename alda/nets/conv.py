@@ -12,7 +12,7 @@ _HIDDEN = 256
 
 
 def _block(conv: nn.Module, channels: int, norm: Norm) -> list[nn.Module]:
-    """GroupNorm with one group a channel is instance normalisation, as released; with one group, layer normalisation."""
+    """GroupNorm with a group for each channel is instance normalisation, as released; with one group, layer's."""
     groups = {"instance": channels, "layer": 1}
     layers = [conv] if norm == "none" else [conv, nn.GroupNorm(groups[norm], channels)]
     return [*layers, nn.GELU()]

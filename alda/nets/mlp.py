@@ -30,11 +30,10 @@ class Actor(nn.Module):
         self,
         in_dim: int,
         action_dim: int,
-        *,
         embed_dim: int,
         hidden_dim: int,
-        log_std_bounds: tuple[float, float],
         activation: Activation,
+        log_std_bounds: tuple[float, float],
     ) -> None:
         super().__init__()
         self.log_std_bounds = log_std_bounds
@@ -50,9 +49,7 @@ class Actor(nn.Module):
 class Critic(nn.Module):
     """Two Q-functions on one trunk."""
 
-    def __init__(
-        self, in_dim: int, action_dim: int, *, embed_dim: int, hidden_dim: int, activation: Activation
-    ) -> None:
+    def __init__(self, in_dim: int, action_dim: int, embed_dim: int, hidden_dim: int, activation: Activation) -> None:
         super().__init__()
         self.trunk = trunk(in_dim, embed_dim)
         self.q = nn.ModuleList(mlp(embed_dim + action_dim, hidden_dim, 1, activation) for _ in range(2))
@@ -66,8 +63,8 @@ class Critic(nn.Module):
 def initialize_(module: nn.Module) -> None:
     """Initialisation of SAC from pixels, for `Module.apply`.
 
-    Linear layers orthogonal with zero bias. Square convolutions delta-orthogonal: zero but for one tap, at (k//2, k//2),
-    which holds an orthogonal matrix. Everything else keeps PyTorch's default.
+    Linear layers orthogonal with zero bias. Square convolutions delta-orthogonal: zero but for one tap, at
+    (k//2, k//2), which holds an orthogonal matrix. Everything else keeps PyTorch's default.
     """
     if isinstance(module, nn.Linear):
         nn.init.orthogonal_(module.weight)

@@ -45,4 +45,4 @@ class PixelEncoder(Representation):
 
 def to_float(image: UInt8[Tensor, "*n c h w"]) -> Float[Tensor, "*n c h w"]:
     """Pixel values in [0, 1]."""
-    return image.float() / 255
+    return image.to(torch.get_default_dtype()) / 255

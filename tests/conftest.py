@@ -1,0 +1,37 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from alda.replay import Replay
+from alda.types import EnvSpec
+
+torch.set_num_threads(1)  # tests run side by side
+
+SPEC = EnvSpec(frames=3, image_size=64, action_dim=2)
+SHARED = Path(__file__).parents[2] / "shared"
+SMALL = {"batch_size": 4, "hidden_dim": 16, "embed_dim": 8, "random_steps": 5}  # of any agent
+
+
+def fill(replay: Replay, steps: int = 60, length: int = 20, seed: int = 1) -> Replay:
+    """Episodes of random frames."""
+    size, g = replay.spec.image_size, torch.Generator().manual_seed(seed)
+    for i in range(steps):
+        obs = torch.randint(256, (replay.spec.frames, 3, size, size), dtype=torch.uint8, generator=g)
+        if i % length == 0:
+            replay.add_first(obs)
+        action = torch.rand(replay.spec.action_dim, generator=g) * 2 - 1
+        replay.add(action, torch.rand((), generator=g).item(), False, obs)
+    return replay
+
+
+@pytest.fixture
+def replay() -> Replay:
+    return fill(Replay(SPEC, 100, 0.99))
+
+
+def shared(path: str) -> Path:
+    """A file of the reference material, where it is at hand."""
+    if not (SHARED / path).exists():
+        pytest.skip(f"the reference material (shared/{path}) is not at hand")
+    return SHARED / path

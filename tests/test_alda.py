@@ -1,0 +1,187 @@
+import pytest
+import torch
+from conftest import SPEC, fill
+from reference import Reference
+
+from alda.agents.alda import ALDA, ALDAConfig, psnr
+from alda.agents.base import parameters_of
+from alda.replay import Replay
+
+SIZES = {"hidden_dim": 32, "batch_size": 6}
+
+
+@pytest.fixture
+def _float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("_float64")
+@pytest.mark.parametrize(
+    ("updates", "config", "switches"),
+    [
+        (10, {"hidden_dim": 256}, ()),
+        (4, {"codebook_grad": "critic+quant"}, ("codebook_critic", "codebook_quant")),
+        (4, {"codebook_grad": "quant", "beta": 10.0}, ("codebook_quant",)),
+        (4, {"critic_grad": "ste"}, ("critic_ste",)),
+    ],
+)
+def test_updates_equal_a_second_implementation(updates, config, switches):
+    config = ALDAConfig(**{**SIZES, "batch_size": 3, **config})
+    torch.manual_seed(0)
+    agent = ALDA(config, SPEC)
+    reference = Reference(hidden=config.hidden_dim, beta=config.beta, switches=switches)
+    reference.copy_from(agent)
+    replay = fill(Replay(SPEC, 100, 0.99))
+
+    by_loss = 0.0
+    for step in range(updates):
+        batch = replay.sample(config.batch_size)
+        torch.manual_seed(step)
+        metrics = agent.update(SameBatch(batch), step)
+        torch.manual_seed(step)
+        losses = reference.update(*batch, step)
+        by_loss = max(by_loss, *(abs(metrics[name].item() - value) for name, value in losses.items()))
+
+    pairs = [(agent.get_submodule(name), part) for name, part in reference.parts().items()]
+    pairs += [(agent.get_submodule(name), part) for name, part in reference.target_parts().items()]
+    values = [(agent.log_temperature, reference.log_alpha), (agent.representation.memory.values, reference.V)]
+    values += [(agent.target_representation.memory.values, reference.V_target)]
+    values += [ab for mine, other in pairs for ab in zip(mine.parameters(), other.parameters(), strict=True)]
+    by_parameter = max((a - b).abs().max().item() for a, b in values)
+    print(f"largest difference after {updates} updates: losses {by_loss:.1e}, parameters {by_parameter:.1e}")
+    # Not 1e-15: Adam divides by the gradient's own size, which turns rounding in a vanishing gradient (the bias before
+    # an instance normalisation has none) into a step of up to lr * 1e-4.
+    assert by_loss < 1e-6
+    assert by_parameter < 1e-6
+
+
+class SameBatch(Replay):
+    def __init__(self, batch):
+        self.batch = batch
+
+    def sample(self, size):
+        assert len(self.batch.reward) == size
+        return self.batch
+
+
+def test_shared_frames_are_encoded_to_what_two_passes_give():
+    torch.manual_seed(0)
+    agent = ALDA(ALDAConfig(**SIZES), SPEC).double()
+    batch = fill(Replay(SPEC, 100, 0.99)).sample(8)
+    torch.set_default_dtype(torch.float64)
+    features, next_features = agent.representation.both_ends(batch)
+    assert not next_features.requires_grad
+    torch.testing.assert_close(features, agent.representation(batch.obs), rtol=0, atol=1e-12)
+    torch.testing.assert_close(next_features, agent.representation(batch.next_obs), rtol=0, atol=1e-12)
+    torch.set_default_dtype(torch.float32)
+
+
+def moved(agent, change):
+    before = {name: p.clone() for name, p in agent.named_parameters()}
+    change()
+    parts = ("representation.encoder", "representation.memory", "representation.history", "decoder", "critic", "actor")
+    changed = {name for name, p in agent.named_parameters() if not torch.equal(p, before[name])}
+    return {part for part in parts if any(name.startswith(part + ".") for name in changed)}
+
+
+CRITIC = {"critic", "representation.history"}
+AUTOENCODER = {"representation.encoder", "decoder"}
+
+
+@pytest.mark.parametrize(
+    ("config", "by_critic", "by_autoencoder"),
+    [
+        ({}, CRITIC, AUTOENCODER),
+        ({"codebook_grad": "critic"}, CRITIC | {"representation.memory"}, AUTOENCODER),
+        ({"codebook_grad": "quant"}, CRITIC, AUTOENCODER | {"representation.memory"}),
+        ({"critic_grad": "ste"}, CRITIC | {"representation.encoder"}, AUTOENCODER),
+        ({"critic_grad": "soft", "beta": 10.0}, CRITIC | {"representation.encoder"}, AUTOENCODER),
+    ],
+)
+def test_each_loss_trains_exactly_its_own_parts(config, by_critic, by_autoencoder):
+    torch.manual_seed(0)
+    agent = ALDA(ALDAConfig(**{**SIZES, **config}), SPEC)
+    batch = fill(Replay(SPEC, 100, 0.99)).sample(6)
+    assert moved(agent, lambda: agent.update_critic(batch)) == by_critic
+    assert moved(agent, lambda: agent.update_representation(batch)) == by_autoencoder
+    assert moved(agent, lambda: agent.update_actor(batch)) == {"actor"}
+
+
+def test_encoder_gets_no_gradient_from_the_critic():
+    agent = ALDA(ALDAConfig(**SIZES), SPEC)
+    agent.update_critic(fill(Replay(SPEC, 100, 0.99)).sample(6))
+    assert all(p.grad is None for p in agent.representation.encoder.parameters())
+    assert agent.representation.memory.values.grad is None
+
+
+def test_codebook_is_bit_identical_after_a_hundred_updates():
+    torch.manual_seed(0)
+    agent = ALDA(ALDAConfig(**{**SIZES, "batch_size": 2}), SPEC)
+    replay = fill(Replay(SPEC, 100, 0.99))
+    for step in range(100):
+        agent.update(replay, step)
+    expected = torch.linspace(-1, 1, 12).repeat(12, 1)
+    assert torch.equal(agent.representation.memory.values, expected)
+    assert torch.equal(agent.target_representation.memory.values, expected)
+
+
+def test_weight_decay_is_decoupled_and_covers_encoder_and_decoder_alone():
+    agent = ALDA(ALDAConfig(**SIZES), SPEC)
+    decayed = {id(p) for g in agent.optimizers["autoencoder"].param_groups if g["weight_decay"] for p in g["params"]}
+    assert decayed == {id(p) for p in parameters_of(agent.representation.encoder, agent.decoder)}
+    assert isinstance(agent.optimizers["autoencoder"], torch.optim.AdamW)
+    for name, optimizer in agent.optimizers.items():
+        assert name == "autoencoder" or all(g["weight_decay"] == 0 for g in optimizer.param_groups)
+    spared = ALDA(ALDAConfig(**SIZES, decay_exclude_bias_norm=True), SPEC).optimizers["autoencoder"].param_groups
+    assert all(p.ndim > 1 for p in spared[0]["params"])
+    assert all(p.ndim == 1 for p in spared[1]["params"])
+    assert (spared[0]["weight_decay"], spared[1]["weight_decay"]) == (0.1, 0.0)
+
+
+def test_no_parameter_has_two_optimizers_unless_the_critic_reaches_the_encoder():
+    for config, shared in (({}, 0), ({"codebook_grad": "critic+quant"}, 0), ({"critic_grad": "ste"}, 22)):
+        agent = ALDA(ALDAConfig(**SIZES, **config), SPEC)
+        owned = [p for o in agent.optimizers.values() for g in o.param_groups for p in g["params"]]
+        assert len(owned) - len({id(p) for p in owned}) == shared
+
+
+@pytest.mark.parametrize("recon", ["bce", "mse"])
+@pytest.mark.parametrize("recon_frames", ["last", "all"])
+def test_reconstruction_losses_equal_their_formulas(recon, recon_frames):
+    torch.manual_seed(0)
+    agent = ALDA(ALDAConfig(**SIZES, recon=recon, recon_frames=recon_frames), SPEC)
+    batch = fill(Replay(SPEC, 100, 0.99)).sample(4)
+    frames = batch.obs[:, 2] if recon_frames == "last" else batch.obs.reshape(-1, 3, 64, 64)
+    x = frames.float() / 255
+    with torch.no_grad():
+        latent = agent.representation.memory(agent.representation.encoder(x))
+        logits = agent.decoder(latent.decode).double()
+    p, zero = 1 / (1 + (-logits).exp()), torch.zeros(())
+    cross_entropy = x * torch.logaddexp(zero, -logits) + (1 - x) * torch.logaddexp(zero, logits)
+    truth = cross_entropy.mean() if recon == "bce" else ((p - x) ** 2).mean()
+    metrics = agent.update_representation(batch)
+    assert metrics["autoencoder/reconstruction"].item() == pytest.approx(truth.item(), rel=1e-4)
+    assert metrics["autoencoder/psnr"].item() == pytest.approx(-10 * ((p - x) ** 2).mean().log10().item(), abs=1e-3)
+
+
+def test_policy_reads_the_newest_frame_last():
+    torch.manual_seed(0)
+    agent = ALDA(ALDAConfig(**SIZES), SPEC)
+    obs = fill(Replay(SPEC, 100, 0.99)).sample(3).obs
+    code = agent.representation.code(obs)
+    newest = agent.representation.latent(obs[:, -1].float() / 255).policy
+    torch.testing.assert_close(code[:, -1], newest)
+
+
+def test_reconstruct_and_diagnose_look_at_the_newest_frame():
+    torch.manual_seed(0)
+    agent = ALDA(ALDAConfig(**SIZES), SPEC)
+    obs = fill(Replay(SPEC, 100, 0.99)).sample(3).obs
+    other = obs.clone()
+    other[:, :-1] = 0
+    assert torch.equal(agent.reconstruct(obs), agent.reconstruct(other))
+    assert agent.diagnose(obs) == agent.diagnose(other)
+    image = agent.reconstruct(obs).float() / 255
+    assert agent.diagnose(obs)["psnr"].item() == pytest.approx(psnr(image, obs[:, -1] / 255).item(), abs=0.05)

@@ -1,0 +1,218 @@
+"""What every method must satisfy, checked for each one in the registry."""
+
+import importlib
+import pkgutil
+from copy import deepcopy
+
+import pytest
+import torch
+from conftest import SMALL, SPEC, fill
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import alda.agents
+from alda.agents import AGENTS, Agent, make_agent
+from alda.fast import accelerate
+from alda.replay import Replay
+
+SPEEDS = ["plain", "fast"]
+
+
+def make(name, speed="plain", **config):
+    torch.manual_seed(0)
+    return accelerate(make_agent(AGENTS[name][0](**{**SMALL, **config}), SPEC), speed)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_actions_are_bounded_and_repeatable(name, replay):
+    agent, obs = make(name), replay.sample(4).obs
+    state = agent.initial_state(4)
+    modes = [agent.act(obs, state, explore=False)[0] for _ in range(2)]
+    assert torch.equal(*modes)
+    samples = [agent.act(obs, state, explore=True)[0] for _ in range(2)]
+    assert not torch.equal(*samples)
+    for action in modes + samples:
+        assert action.shape == (4, 2)
+        assert action.abs().max() <= 1
+        assert not action.requires_grad
+
+
+@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("speed", SPEEDS)
+def test_updates_report_finite_scalars(name, speed, replay):
+    agent = make(name, speed)
+    for step in range(4):
+        for key, value in agent.update(replay, step).items():
+            assert value.ndim == 0, key
+            assert value.isfinite(), key
+            assert not value.requires_grad, key  # a metric must not keep its graph alive
+
+
+class NoSync(TorchDispatchMode):
+    """Fails where the host would wait for the device: .item(), bool(tensor), nonzero."""
+
+    FORBIDDEN = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero")
+    inside_optimizer = False  # Adam's step counter lives on the host unless it is fused
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        waits = func._schema.name in self.FORBIDDEN
+        assert self.inside_optimizer or not waits, f"{func._schema.name} waits for the device"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_hot_methods_never_wait_for_the_device(name, replay):
+    agent = make(name)
+    agent.update(replay, 0)
+    mode, guarded = NoSync(), []
+    for optimizer in agent.optimizers.values():
+        optimizer.register_step_pre_hook(lambda *_: setattr(mode, "inside_optimizer", True))
+        optimizer.register_step_post_hook(lambda *_: setattr(mode, "inside_optimizer", False))
+    for method in agent.hot:
+
+        def guard(*inputs, method=method, original=getattr(agent, method)):  # noqa: B008
+            guarded.append(method)
+            with mode:
+                return original(*inputs)
+
+        setattr(agent, method, guard)
+    with mode:
+        replay.sample(4)
+    agent.update(replay, 0)
+    assert set(guarded) == set(agent.hot)
+    with pytest.raises(AssertionError, match="waits for the device"), mode:
+        torch.ones(()).item()
+
+
+@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("speed", SPEEDS)
+def test_a_loaded_agent_continues_bit_for_bit(name, speed, replay):
+    def learn(agent, seed):
+        torch.manual_seed(seed)
+        for step in range(3):
+            agent.update(replay, step)
+
+    original = make(name, speed)
+    learn(original, 5)
+    weights, training = deepcopy(original.state_dict()), deepcopy(original.training_state())
+    learn(original, 6)
+    loaded = make(name, speed)
+    learn(loaded, 7)
+    loaded.load_state_dict(weights)
+    loaded.load_training_state(training)
+    learn(loaded, 6)
+    for key, value in original.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_fast_is_close_to_plain(name, replay):
+    """bfloat16 keeps eight bits: losses agree to a few percent after a few updates from equal weights."""
+    results = []
+    for speed in SPEEDS:
+        agent = make(name, speed)
+        torch.manual_seed(1)
+        results.append([agent.update(replay, step) for step in range(3)])
+    for plain, fast in zip(*results, strict=True):
+        for key in plain:
+            if "retrieval" not in key and "commitment" not in key and "quantization" not in key:
+                assert fast[key].item() == pytest.approx(plain[key].item(), rel=0.1, abs=0.05), key
+
+
+def test_only_image_layers_run_at_low_precision(replay):
+    agent = make("alda", "fast")
+    seen = {}
+
+    def note(part, out):
+        seen[part] = out.dtype
+
+    for part in ("convs", "head"):
+        module = getattr(agent.representation.encoder, part)
+        module.register_forward_hook(lambda *a, part=part: note(part, a[-1]))
+        module[0].register_forward_hook(lambda *a, part=part: note(f"{part}[0]", a[-1]))
+    agent.act(replay.sample(1).obs, None, explore=False)
+    low = torch.bfloat16 if alda.fast.has_bfloat16("cpu") else torch.float32
+    assert seen == {"convs[0]": low, "convs": torch.float32, "head[0]": torch.float32, "head": torch.float32}
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_learning_starts_with_as_many_updates_as_random_steps(name):
+    agent = make(name, random_steps=1_000)
+    due = [agent.updates_due(step) for step in range(1_100)]
+    assert due[:1_000] == [0] * 1_000
+    assert due[1_000] == 1_000
+    assert due[1_001:] == [1] * 99
+
+
+def test_actor_and_targets_move_every_second_step_at_their_own_rates(replay):
+    agent = make("sac")
+    for step, moves in ((3, False), (4, True)):
+        before = {k: v.clone() for k, v in agent.state_dict().items()}
+        agent.update(replay, step)
+        after = agent.state_dict()
+        for key, tau in (
+            ("critic.q.0.0.weight", 0.01),
+            ("critic.trunk.0.weight", 0.05),
+            ("representation.net.convs.0.weight", 0.05),
+        ):
+            target = f"target_{key}"
+            expected = (1 - tau) * before[target] + tau * after[key] if moves else before[target]
+            torch.testing.assert_close(after[target], expected, rtol=0, atol=1e-7)
+            assert torch.equal(after[target], before[target]) != moves
+        assert torch.equal(after["actor.policy.0.weight"], before["actor.policy.0.weight"]) != moves
+        assert torch.equal(after["log_temperature"], before["log_temperature"]) != moves
+
+
+def test_td_target_and_critic_loss_are_their_equations(replay):
+    agent, batch = make("sac"), replay.sample(4)
+    next_features = agent.representation(batch.next_obs)
+    torch.manual_seed(3)
+    target = agent.td_target(batch, next_features)
+    torch.manual_seed(3)
+    action, log_prob = agent.actor(next_features).rsample()
+    q = agent.target_critic(agent.target_representation(batch.next_obs), action)
+    for i in range(4):
+        expected = batch.reward[i] + 0.99 * (min(q[0, i], q[1, i]) - 0.1 * log_prob[i])
+        assert target[i].item() == pytest.approx(expected.item(), rel=1e-5)
+    features = agent.representation(batch.obs)
+    loss, _ = agent.critic_loss(batch, features, target)
+    q = agent.critic(features, batch.action)
+    assert loss.item() == pytest.approx(
+        (((q[0] - target) ** 2).mean() + ((q[1] - target) ** 2).mean()).item(), rel=1e-5
+    )
+
+
+def test_sac_losses_train_their_own_parts(replay):
+    agent, batch = make("sac"), replay.sample(4)
+
+    def moved(update):
+        before = {name: p.clone() for name, p in agent.named_parameters()}
+        update(batch)
+        return {n.split(".")[0] for n, p in agent.named_parameters() if not torch.equal(p, before[n])}
+
+    assert moved(agent.update_critic) == {"critic", "representation"}
+    assert moved(agent.update_actor) == {"actor", "log_temperature"}
+
+
+def test_temperature_falls_while_the_policy_is_too_random(replay):
+    agent = make("sac")
+    agent.target_entropy = -100.0
+    before = agent.temperature.item()
+    agent.update_actor(replay.sample(4))
+    assert agent.temperature.item() < before
+    agent.target_entropy = 100.0
+    for _ in range(5):
+        agent.update_actor(replay.sample(4))
+    assert agent.temperature.item() > before - 1e-3
+
+
+def test_every_method_is_registered():
+    found = set()
+    for module in pkgutil.iter_modules(alda.agents.__path__):
+        contents = vars(importlib.import_module(f"alda.agents.{module.name}")).values()
+        found |= {c for c in contents if isinstance(c, type) and issubclass(c, Agent) and c is not Agent}
+    assert found == {agent for _, agent in AGENTS.values()}
+
+
+def test_replays_of_other_sizes_work():
+    replay = fill(Replay(SPEC, 100, 0.99), steps=7, length=3)
+    assert make("alda").update(replay, 0)["critic/loss"].isfinite()

@@ -1,0 +1,118 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
+
+from alda.nets.conv import FrameDecoder, FrameEncoder, HistoryEncoder, StackEncoder
+from alda.nets.distributions import SquashedNormal
+from alda.nets.mlp import Actor, Critic, initialize_
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_parameter_counts_are_those_of_the_released_networks():
+    assert count(FrameEncoder(12)) == 1_808_812
+    assert count(FrameDecoder(12)) == 1_819_267
+    assert count(HistoryEncoder(3, 12, 256)) == 17_272
+    actor = Actor(256, 6, 256, 1024, "gelu", (-10.0, 2.0))
+    critic = Critic(256, 6, 256, 1024, "gelu")
+    assert (count(actor.policy), count(actor.trunk), count(critic.q)) == (1_325_068, 66_304, 2_639_874)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 4])
+def test_history_features_have_the_published_length(frames):
+    for latents in range(2, 257):
+        assert HistoryEncoder(frames, latents, 4).net[-1].in_features == 16 * (latents // 4 + 1)
+
+
+@pytest.mark.parametrize("size", [16, 32, 64, 84, 100])
+def test_decoder_gives_back_the_size_that_the_encoder_took(size):
+    image = torch.rand(2, 3, size, size)
+    assert FrameDecoder(5, size)(FrameEncoder(5, size)(image)).shape == image.shape
+
+
+@pytest.mark.parametrize(("size", "width"), [(64, 3_872), (84, 14_112)])
+def test_stack_encoder_has_the_width_of_the_benchmark(size, width):
+    assert StackEncoder(3, size).out_dim == width
+    assert StackEncoder(3, size)(torch.rand(2, 9, size, size)).shape == (2, width)
+
+
+def test_norm_instance_is_instance_normalisation():
+    encoder = FrameEncoder(4)
+    nn.init.normal_(encoder.convs[1].weight)
+    x = torch.randn(2, 32, 8, 8)
+    expected = F.instance_norm(x, weight=encoder.convs[1].weight, bias=encoder.convs[1].bias)
+    torch.testing.assert_close(encoder.convs[1](x), expected)
+    assert FrameEncoder(4, norm="layer").convs[1].num_groups == 1
+    assert not any(isinstance(m, nn.GroupNorm) for m in FrameEncoder(4, norm="none").modules())
+
+
+@pytest.mark.parametrize("conv", [nn.Conv2d(8, 16, 4, 2, 1), nn.ConvTranspose2d(16, 8, 4, 2, 1), nn.Conv2d(4, 4, 3)])
+def test_convolutions_start_delta_orthogonal(conv):
+    initialize_(conv)
+    tap = conv.kernel_size[0] // 2
+    matrix = conv.weight[:, :, tap, tap].detach().clone()
+    rest = conv.weight.detach().clone()
+    rest[:, :, tap, tap] = 0
+    assert rest.abs().max() == 0
+    assert conv.bias.abs().max() == 0
+    small = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    torch.testing.assert_close(small @ small.T, 2 * torch.eye(len(small)), rtol=0, atol=1e-5)  # gain sqrt 2
+
+
+def test_first_convolution_has_as_many_weights_as_the_released_one():
+    encoder = FrameEncoder(12).apply(initialize_)
+    assert (encoder.convs[0].weight != 0).sum() == 96
+
+
+def test_linear_layers_start_orthogonal():
+    linear = nn.Linear(16, 8)
+    initialize_(linear)
+    torch.testing.assert_close(linear.weight @ linear.weight.T, torch.eye(8), rtol=0, atol=1e-5)
+    assert linear.bias.abs().max() == 0
+
+
+def test_a_decoded_image_does_not_depend_on_the_rest_of_the_batch():
+    decoder, code = FrameDecoder(6).double(), torch.randn(4, 6).double()
+    torch.testing.assert_close(decoder(code)[:1], decoder(code[:1]), rtol=0, atol=1e-12)
+
+
+def test_log_probability_equals_torch_distributions():
+    torch.manual_seed(0)
+    mean, log_std = torch.randn(500, 3).double(), torch.randn(500, 3).double() * 0.5 - 1
+    action, log_prob = SquashedNormal(mean, log_std).rsample()
+    truth = TransformedDistribution(Independent(Normal(mean, log_std.exp()), 1), [TanhTransform()])
+    safe = action.abs().amax(-1) < 0.999
+    torch.testing.assert_close(log_prob[safe], truth.log_prob(action)[safe], rtol=1e-6, atol=1e-6)
+    # The clamped form of the released code agrees wherever it does not saturate.
+    raw = action.atanh()
+    noise = (raw - mean) / log_std.exp()
+    clamped = (-0.5 * noise**2 - log_std).sum(-1) - 1.5 * math.log(2 * math.pi) - (1 - action**2 + 1e-6).log().sum(-1)
+    assert (log_prob - clamped)[raw.abs().amax(-1) < 3].abs().max() < 1e-3
+
+
+def test_squashed_samples_stay_finite_far_out():
+    policy = SquashedNormal(torch.tensor([[40.0, -40.0]]), torch.zeros(1, 2))
+    action, log_prob = policy.rsample()
+    assert log_prob.isfinite().all()
+    assert torch.equal(policy.mode, torch.tensor([[1.0, -1.0]]))
+    assert action.abs().max() <= 1
+
+
+def test_gaussian_entropy_equals_torch_distributions():
+    mean, log_std = torch.randn(7, 3), torch.randn(7, 3)
+    truth = Independent(Normal(mean, log_std.exp()), 1).entropy()
+    torch.testing.assert_close(SquashedNormal(mean, log_std).gaussian_entropy(), truth)
+
+
+def test_log_std_stays_within_its_bounds():
+    actor = Actor(4, 2, 8, 16, "gelu", (-10.0, 2.0))
+    nn.init.normal_(actor.policy[-1].weight, std=1_000)
+    log_std = actor(torch.randn(1_000, 4)).log_std
+    assert log_std.min().item() == pytest.approx(-10, abs=1e-3)
+    assert log_std.max().item() == pytest.approx(2, abs=1e-3)

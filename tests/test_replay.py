@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+import torch
+
+from alda.errors import UserError
+from alda.replay import Replay
+from alda.types import EnvSpec
+
+SPEC = EnvSpec(frames=3, image_size=2, action_dim=1)
+
+
+class Counting:
+    """An environment whose every pixel, action and reward tell which step they are from."""
+
+    def __init__(self, lengths, frames=3, seed=0):
+        self.lengths, self.frames = np.random.default_rng(seed).permutation(lengths).tolist(), frames
+        self.count, self.truth = 0, {}  # truth: index of next frame -> (obs, next_obs, reward, terminated)
+
+    def frame(self):
+        self.count += 1
+        return torch.full((3, 2, 2), self.count % 251, dtype=torch.uint8)
+
+    def play(self, replay):
+        for number, length in enumerate(self.lengths):
+            obs = [self.frame()] * self.frames
+            replay.add_first(torch.stack(obs))
+            for t in range(length):
+                next_obs = [*obs[1:], self.frame()]
+                terminated = number % 2 == 0 and t == length - 1
+                replay.add(torch.tensor([float(self.count)]), self.count / 2, terminated, torch.stack(next_obs))
+                self.truth[self.count] = (torch.stack(obs), torch.stack(next_obs), terminated)
+                obs = next_obs
+
+
+def check(batch, truth):
+    for i, index in enumerate(batch.action[:, 0].int().tolist()):
+        obs, next_obs, terminated = truth[index]
+        assert torch.equal(batch.obs[i], obs)
+        assert torch.equal(batch.next_obs[i], next_obs)
+        assert batch.reward[i] == index / 2
+        assert batch.discount[i] == pytest.approx(0.0 if terminated else 0.9)
+
+
+def test_sampling_gives_exactly_what_was_played():
+    env, replay = Counting([1, 2, 3, 7, 12, 5, 1]), Replay(SPEC, 100, 0.9)
+    env.play(replay)
+    assert len(replay) == 31
+    batch = replay.sample(2_000)
+    check(batch, env.truth)
+    assert set(batch.action[:, 0].int().tolist()) == set(env.truth)  # every transition, and no other
+
+
+def test_stack_at_the_start_of_an_episode_repeats_its_first_frame():
+    env, replay = Counting([4]), Replay(SPEC, 10, 0.9)
+    env.play(replay)
+    batch = replay.sample(200)
+    first = batch.obs[batch.action[:, 0] == 2][0]
+    assert torch.equal(first, first[:1].expand(3, -1, -1, -1))
+
+
+def test_the_oldest_transitions_give_way_to_new_ones():
+    env, replay = Counting([9, 14, 3, 20, 1, 33, 8, 17] * 4), Replay(SPEC, 50, 0.9)
+    env.play(replay)
+    batch = replay.sample(5_000)
+    check(batch, env.truth)
+    kept = sorted(env.truth)[-len(replay) :]
+    assert set(batch.action[:, 0].int().tolist()) == set(kept)
+    assert 40 <= len(replay) <= 60
+
+
+def test_transitions_are_sampled_uniformly():
+    env, replay = Counting([10, 3, 7]), Replay(SPEC, 100, 0.9)
+    env.play(replay)
+    torch.manual_seed(0)
+    counts = np.bincount(replay.sample(40_000).action[:, 0].int().numpy())
+    counts = counts[counts > 0]
+    assert len(counts) == 20
+    chi_squared = ((counts - 2_000) ** 2 / 2_000).sum()
+    assert chi_squared < 43.8  # 0.1 % quantile of chi-squared with 19 degrees of freedom
+
+
+def test_sampling_just_after_an_episode_began_never_touches_it():
+    env, replay = Counting([5, 5]), Replay(SPEC, 100, 0.9)
+    env.play(replay)
+    replay.add_first(torch.zeros(3, 3, 2, 2, dtype=torch.uint8))
+    check(replay.sample(500), env.truth)
+
+
+@pytest.mark.parametrize("lengths", [[5, 9, 2], [9, 14, 3, 20, 1, 33, 8, 17] * 4])
+def test_a_saved_replay_samples_the_same(tmp_path, lengths):
+    env, replay = Counting(lengths), Replay(SPEC, 50, 0.9)
+    first, rest = lengths[: len(lengths) // 2], lengths[len(lengths) // 2 :]
+    env.lengths = first
+    env.play(replay)
+    replay.save(tmp_path)
+    env.lengths = rest
+    env.play(replay)
+    saved = replay.save(tmp_path)
+    replay.prune(tmp_path)
+
+    copy = Replay(SPEC, 50, 0.9)
+    copy.load(tmp_path, saved)
+    assert len(copy) == len(replay)
+    for twin in (replay, copy):  # the episode in progress goes on
+        twin.add(torch.tensor([0.0]), 0.0, False, torch.ones(3, 3, 2, 2, dtype=torch.uint8))
+    batches = []
+    for twin in (replay, copy):
+        torch.manual_seed(0)
+        batches.append(twin.sample(500))
+    assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
+
+
+def test_saving_adds_files_and_never_rewrites_one(tmp_path):
+    env, replay = Counting([5]), Replay(SPEC, 50, 0.9)
+    env.play(replay)
+    replay.save(tmp_path)
+    (first,) = tmp_path.iterdir()
+    before = first.stat().st_mtime_ns
+    env.play(replay)
+    replay.save(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert first.stat().st_mtime_ns == before
+
+
+def test_memory_is_reserved_as_it_fills_on_an_accelerator():
+    env, replay = Counting([30, 30]), Replay(SPEC, 200, 0.9)
+    replay._store = {}
+    replay._reserve(8)  # as on an accelerator, but smaller
+    env.play(replay)
+    assert len(replay._store["frame"]) == 64
+    check(replay.sample(1_000), env.truth)
+
+
+def test_size_is_that_of_single_frames():
+    replay = Replay(EnvSpec(3, 64, 6), 1_000, 0.99)
+    assert replay.bytes == sum(t.nbytes for t in replay._store.values())
+    assert replay.bytes < 1.1 * 1_000 * 64 * 64 * 3
+
+
+def test_a_replay_too_large_for_the_machine_is_refused():
+    with pytest.raises(UserError, match=r"needs 13\d\d\d\.\d GB, but cpu has .* GB free; use a smaller"):
+        Replay(EnvSpec(3, 64, 6), 10**9, 0.99)
