@@ -99,13 +99,23 @@ class Config:
                 raise UserError(unknown("shift", shift, SHIFTS))
         positive = {"steps": self.steps, "eval_every": self.eval_every, "eval_episodes": self.eval_episodes}
         positive |= {"log_every": self.log_every, "replay_capacity": self.replay_capacity}
-        positive |= {"env.frames": self.env.frames, "agent.batch_size": self.agent.batch_size}
+        positive |= {"env.frames": self.env.frames, "env.episode_length": self.env.episode_length}
+        positive |= {"agent.batch_size": self.agent.batch_size, "agent.random_steps": self.agent.random_steps}
         for option, value in positive.items():
             if value < 1:
                 raise UserError(f"--{option.replace('_', '-')} must be at least 1, not {value}")
+        if self.seed < 0:
+            raise UserError(f"--seed must not be negative, as {self.seed} is")
         for device in (self.device, self.replay_device):
-            if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
-                raise UserError("no CUDA device is available; use --device cpu, or see `alda doctor`")
+            check_device(device or "cpu")
+
+
+def check_device(device: str) -> None:
+    """Raises UserError for a device that PyTorch cannot use here."""
+    if device.split(":")[0] not in ("cpu", "cuda"):
+        raise UserError(f"unknown device {device!r}; known: cpu, cuda")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("no CUDA device is available; use --device cpu, or see `alda doctor`")
 
 
 def spec_of(env: Any) -> EnvSpec:

@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from alda.agents import make_agent
 from alda.agents.base import Agent
 from alda.checkpoint import load_weights
-from alda.config import Config, load_config
+from alda.config import Config, check_device, load_config
 from alda.records import load_spec
 from alda.types import EnvSpec
 
@@ -52,6 +52,7 @@ def load(run_dir: str | os.PathLike[str], *, device: str = "cpu") -> Policy:
 
     Loading reads numbers and JSON; it never runs code from the files.
     """
+    check_device(device)
     folder = Path(run_dir)
     config = load_config(folder)
     spec = load_spec(folder)

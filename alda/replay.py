@@ -24,22 +24,32 @@ _FILE_SLOTS = 8_192  # slots per file of a saved replay: 100 MB at 64x64
 
 
 class Replay:
-    """Uniform replay on one device.
+    """Uniform replay on one device, for a learner on the same or another.
 
     spec: shapes of observations and actions. capacity: transitions kept (fewer where
     episodes are shorter than 16 steps); the oldest are overwritten. discount: gamma per agent step.
+    device: where frames are kept. learner: where samples are delivered (the same, unless said).
     On the CPU the operating system hands out memory as it is first written; an accelerator's is reserved in doublings.
     Raises UserError where the device cannot hold it all.
     """
 
-    def __init__(self, spec: EnvSpec, capacity: int, discount: float, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        spec: EnvSpec,
+        capacity: int,
+        discount: float,
+        device: torch.device | str = "cpu",
+        learner: torch.device | str | None = None,
+    ) -> None:
         self.spec, self.discount, self.device = spec, discount, torch.device(device)
+        self.learner = torch.device(learner or device)
         # An episode takes one slot more than it has transitions, and a stack reaches F slots back.
         self.slots = capacity + capacity // 16 + 2 * spec.frames
         self._check_memory()
         self.written = 0  # slots written since the beginning; slot s lives at place s % slots
         self.added = 0  # transitions added since the beginning
         self.oldest = 0  # the first of them that can still be sampled
+        self._missing = 0  # slots before this one were overwritten before the replay was saved
         self._episode_start = 0
         self._slot_of = np.zeros(self.slots, np.int64)  # transition -> slot of its next observation
         self._store: dict[str, Tensor] = {}
@@ -70,21 +80,19 @@ class Replay:
         self._list_transitions(torch.tensor([self.written - 1]))
 
     def sample(self, batch_size: int) -> Transition:
-        """One-step transitions, uniformly, on the replay's device."""
+        """One-step transitions, uniformly, on the learner's device."""
         pick = torch.randint(self.oldest, self.added, (batch_size,), device=self.device)
         slot = self._store["transition"][pick % self.slots]  # [B]
         place = slot % self.slots
         back = torch.arange(self.spec.frames, -1, -1, device=self.device)
         # Before an episode's start its first frame is repeated, as the environment does.
         window = torch.maximum(slot[:, None] - back, self._store["start"][place][:, None]) % self.slots
-        frames = self._store["frame"][window]  # [B, F+1, C, H, W]
-        return Transition(
-            obs=frames[:, :-1],
-            action=self._store["action"][place],
-            reward=self._store["reward"][place],
-            discount=self.discount * (~self._store["terminated"][place]).float(),
-            next_obs=frames[:, 1:],
+        frames = self._store["frame"][window].to(self.learner)  # [B, F+1, C, H, W]
+        action, reward, terminated = (
+            self._store[k][place].to(self.learner) for k in ("action", "reward", "terminated")
         )
+        discount = self.discount * (~terminated).float()
+        return Transition(frames[:, :-1], action, reward, discount, next_obs=frames[:, 1:])
 
     def newest_frame(self) -> UInt8[Tensor, "c h w"]:
         """The frame added last."""
@@ -107,7 +115,7 @@ class Replay:
     def load(self, folder: Path, saved: dict[str, Any]) -> None:
         """Fills an empty replay from saved files. Raises UserError where one is missing."""
         self._files = [(first, last) for first, last in saved["files"]]
-        self.written = self._files[0][0] if self._files else 0
+        self.written = self._missing = self._files[0][0] if self._files else 0
         for first, last in self._files:
             path = folder / _name(first, last)
             if not path.exists():
@@ -148,9 +156,9 @@ class Replay:
         self._forget()
 
     def _forget(self) -> None:
-        """Drops transitions of which a frame has been overwritten."""
-        first = self.written - self.slots + self.spec.frames
-        while self.oldest < self.added and self._slot_of[self.oldest % self.slots] < first:
+        """Drops transitions of which a frame may have been overwritten."""
+        gone = max(self.written - self.slots, self._missing)  # slots before this one are not there any more
+        while gone and self.oldest < self.added and self._slot_of[self.oldest % self.slots] < gone + self.spec.frames:
             self.oldest += 1
 
     def _layout(self, *, saved: bool = False) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:

@@ -64,9 +64,13 @@ def train(config: Config) -> Path:
             try:
                 run.loop()
             except Interrupted:
-                run.save()
-                run.display.say(f"stopped at step {run.at.step:,} and saved; the same command goes on from here")
-                raise SystemExit(128 + caught[0]) from None
+                saved = run.save()
+                run.display.say(f"stopped at step {run.at.step:,}" + (" and saved" if saved else ""))
+                run.display.say("the same command goes on from " + ("here" if saved else "the checkpoint before"))
+                raise SystemExit(128 + caught[0] if saved else 1) from None
+            except OSError as error:
+                run.display.say(f"stopped at step {run.at.step:,}: {error}; the last checkpoint is kept")
+                raise SystemExit(1) from error
             finally:
                 run.close()
     return config.run_dir
@@ -86,7 +90,7 @@ class Run:
         self.shifted = {shift: config.env.make(shift, config.seed) for shift in config.shifts}
         self.agent = make_agent(config.agent, self.spec).to(config.device)
         capacity = min(config.replay_capacity, config.steps)
-        self.replay = Replay(self.spec, capacity, config.agent.discount, config.replay_device)
+        self.replay = Replay(self.spec, capacity, config.agent.discount, config.replay_device, config.device)
         accelerate(self.agent, config.speed)
 
         self.at = Position()
@@ -96,6 +100,7 @@ class Run:
         self.state = self.agent.initial_state(num_envs=1)
         self.seconds: dict[str, float] = defaultdict(float)  # since the last line of metrics
         self.news: dict[str, str] = {}
+        self.evaluating = ""  # the world that is being evaluated in
         self.saved_at = self.lap_start = time.monotonic()
 
         self.display = Display(config.steps, sum(self.agent.updates_due(step) for step in range(config.steps)))
@@ -112,12 +117,15 @@ class Run:
 
     def loop(self) -> None:
         at, config = self.at, self.config
+        if at.evaluated >= config.steps:
+            self.display.say(f"already finished at step {at.step:,}; more --steps would go on from there")
         while True:
-            if at.step % config.log_every == 0 and at.logged < at.step:
+            finished = at.step >= config.steps
+            if (at.step % config.log_every == 0 or finished) and at.logged < at.step:
                 self.log()
-            if (at.step % config.eval_every == 0 or at.step == config.steps) and at.evaluated < at.step:
+            if (at.step % config.eval_every == 0 or finished) and at.evaluated < at.step:
                 self.evaluate()
-            if at.step == config.steps:
+            if finished:
                 break
             self.breathe()
 
@@ -163,7 +171,7 @@ class Run:
         self.at.total += reward
         if terminated or truncated:
             self.logger.log({"train/return": torch.tensor(self.at.total)})
-            self.news["training"] = f"{self.at.total:.0f}"
+            self.news["episode"] = f"{self.at.total:.0f}"
             self.obs = None
 
     def log(self) -> None:
@@ -181,11 +189,12 @@ class Run:
         """Plays seeded episodes in every world; equal starting states in all of them."""
         at, config = self.at, self.config
         seeds = episode_seeds(config.seed, at.step, config.eval_episodes)
-        last = at.step == config.steps
+        last = at.step >= config.steps
         filmed = config.video_every > 0 and (last or (at.step > 0 and at.step % config.video_every == 0))
         row: dict[str, Any] = {}
         for shift, env in self.shifted.items():
             returns = []
+            self.evaluating = shift
             for i, seed in enumerate(seeds):
                 with self.timed("evaluation"):
                     episode = play(self.agent, env, seed, keep=i == 0, checkpoint=self.breathe)
@@ -199,6 +208,7 @@ class Run:
                         write_video(path, side_by_side(self.agent, episode.observations), fps)
             row |= {f"eval/{shift}/return": float(np.mean(returns)), f"eval/{shift}/returns": returns}
             self.news[shift] = f"{np.mean(returns):.0f}"
+        self.evaluating = ""
         self.logger.write(self._when(), row)
         at.evaluated = at.step
         summary = ", ".join(f"{shift} {row[f'eval/{shift}/return']:.0f}" for shift in self.shifted)
@@ -218,8 +228,9 @@ class Run:
         if time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes:
             self.save()
 
-    def save(self) -> None:
-        """Writes a checkpoint. A full disk is reported and survived: the checkpoint before stays."""
+    def save(self) -> bool:
+        """Writes a checkpoint; says whether it could. A full disk is survived: the checkpoint before stays."""
+        self.saved_at = time.monotonic()
         state = {
             "position": vars(self.at),
             "playing": self.obs is not None,
@@ -235,7 +246,8 @@ class Run:
             save_checkpoint(self.run_dir, self.agent, self.replay, state)
         except OSError as error:
             self.display.say(f"warning: no checkpoint at step {self.at.step:,} ({error}); the one before is kept")
-        self.saved_at = time.monotonic()
+            return False
+        return True
 
     def close(self) -> None:
         self.logger.close()
@@ -279,6 +291,8 @@ class Run:
         return {"step": self.at.step, "sim_step": self.at.step * repeat, "updates": self.at.updates}
 
     def _doing(self) -> str:
+        if self.evaluating:
+            return f"evaluating in {self.evaluating}"
         if self.at.updates_left > 1:
             return f"catching up ({self.at.updates_left:,} updates)"
         return "training" if self.at.updates else "acting at random"

@@ -15,7 +15,7 @@ _SCALE = 4  # screen pixels per pixel of a frame
 
 def side_by_side(
     agent: Agent, observations: Sequence[UInt8[np.ndarray, "f c h w"]]
-) -> list[UInt8[np.ndarray, "h w c"]]:
+) -> list[UInt8[np.ndarray, "height width c"]]:
     """Newest frame | reconstruction, for each observation; the frame alone for a method without a decoder."""
     device = next(agent.parameters()).device
     pictures = []
@@ -26,7 +26,7 @@ def side_by_side(
     return pictures
 
 
-def write_video(path: Path, pictures: Sequence[UInt8[np.ndarray, "h w c"]], fps: float) -> Path:
+def write_video(path: Path, pictures: Sequence[UInt8[np.ndarray, "h w c"]], fps: int) -> Path:
     """Writes PATH.mp4, or PATH.gif where PyAV (the extra `video`) is not installed; returns the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     enlarged = [picture.repeat(_SCALE, 0).repeat(_SCALE, 1) for picture in pictures]
@@ -39,7 +39,7 @@ def write_video(path: Path, pictures: Sequence[UInt8[np.ndarray, "h w c"]], fps:
         return file
     file = path.with_suffix(".mp4")
     with av.open(str(file), "w") as container:
-        stream = container.add_stream("libx264", rate=round(fps), options={"crf": "18"})
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "18"})
         stream.height, stream.width = enlarged[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         for picture in enlarged:

@@ -110,6 +110,23 @@ def test_a_saved_replay_samples_the_same(tmp_path, lengths):
     assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
 
 
+def test_a_replay_can_grow_when_a_run_is_made_longer(tmp_path):
+    env, small, large = Counting([9, 14, 3, 20, 1, 33, 8, 17] * 4), Replay(SPEC, 50, 0.9), Replay(SPEC, 500, 0.9)
+    env.play(small)
+    large.load(tmp_path, small.save(tmp_path))
+    env.play(large)
+    check(large.sample(5_000), env.truth)
+    assert len(large) == 420 + len(small)
+
+
+def test_nothing_is_forgotten_before_the_replay_is_full():
+    env, replay = Counting([52]), Replay(SPEC, 50, 0.9)  # 59 slots
+    env.play(replay)
+    assert len(replay) == 52
+    env.play(replay)
+    check(replay.sample(2_000), env.truth)
+
+
 def test_saving_adds_files_and_never_rewrites_one(tmp_path):
     env, replay = Counting([5]), Replay(SPEC, 50, 0.9)
     env.play(replay)

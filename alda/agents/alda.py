@@ -104,8 +104,8 @@ class ALDA(SAC):
 class AssociativeEncoder(Representation):
     def __init__(self, config: ALDAConfig, spec: EnvSpec) -> None:
         super().__init__()
-        if spec.image_size < 16:
-            raise UserError(f"ALDA's encoder needs images of at least 16x16 pixels, not {spec.image_size}")
+        if spec.image_size < 16 or config.num_latents < 2:
+            raise UserError("ALDA needs images of at least 16x16 pixels and at least two latents")
         self.out_dim = config.embed_dim
         self.critic_reaches_encoder = config.critic_grad != "none"
         self.encoder = FrameEncoder(config.num_latents, spec.image_size, config.norm)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from alda.errors import UserError
 from alda.latents.base import LatentConfig, LatentModel, LatentOutput
 from alda.types import Metrics
 
@@ -27,6 +28,10 @@ class AssociativeLatent(LatentModel):
         super().__init__()
         self.config = config
         low, high = config.codebook_range
+        if not (low < high and config.num_values >= 2 and config.num_latents >= 1 and config.beta > 0):
+            raise UserError(
+                "a codebook needs a range from low to high, two values or more, a latent and a positive beta"
+            )
         learned = config.codebook_grad != "none"
         values = torch.linspace(low, high, config.num_values).repeat(config.num_latents, 1)
         self.values = nn.Parameter(values, requires_grad=learned)  # [L, V]

@@ -21,15 +21,13 @@ class LatentConfig:
     beta: float = 100.0
     """Inverse temperature of the associative retrieval."""
     codebook_grad: Literal["none", "critic", "quant", "critic+quant"] = "none"
-    """Which losses move the codebook. none: it stays evenly spaced, as in the released code (the paper's figure has
-    critic); quant: the released finger_spin setting."""
+    """Losses that move the codebook (released: none, but quant for finger_spin; the paper's figure: critic)."""
     critic_grad: Literal["none", "ste", "soft"] = "none"
-    """How the critic loss reaches the encoder: not at all (paper), straight through the retrieval, or through its
-    softmax. ste is the paper's ALDA(CG)."""
+    """How critic gradients pass the retrieval to the encoder: not at all, straight through (ALDA(CG)), by its slope."""
     lambda_commit: float = 0.01
     """Weight of the commitment loss, which pulls the encoder to the retrieved values."""
     lambda_quant: float = 0.01
-    """Weight of the quantisation loss, which pulls the values to the encoder (used where codebook_grad has quant)."""
+    """Weight of the quantisation loss, which pulls the values to the encoder, where codebook_grad has quant."""
 
 
 class LatentOutput(NamedTuple):

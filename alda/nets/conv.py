@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from alda.errors import UserError
+
 Norm = Literal["instance", "layer", "none"]
 _WIDTHS = (32, 64, 128, 256)  # channels after each halving of the image, as released
 _HIDDEN = 256
@@ -88,6 +90,8 @@ class StackEncoder(nn.Module):
             convs += [nn.ReLU(), nn.Conv2d(channels, channels, 3)]
         self.convs = Convolutions(*convs, nn.Flatten())
         side = (image_size - 3) // 2 + 1 - 2 * (depth - 1)
+        if side < 1:
+            raise UserError(f"{depth} convolutions need larger images than {image_size}x{image_size} pixels")
         self.out_dim = channels * side * side
 
     def forward(self, stack: Float[Tensor, "b fc h w"]) -> Float[Tensor, "b d"]:

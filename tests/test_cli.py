@@ -1,0 +1,190 @@
+import ast
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import alda
+from alda.cli import COMMANDS
+from alda.doctor import TESTED, doctor
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*words, cwd=None):
+    """The command as users call it."""
+    command = [sys.executable, "-m", "alda.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run made by the command line, with everything small."""
+    folder = tmp_path_factory.mktemp("cli")
+    words = "--env.task cartpole_balance --env.episode-length 20 --env.profile fast --steps 12 --eval-every 6"
+    words += " --eval-episodes 2 --log-every 3 --agent.random-steps 4 --agent.batch-size 2 --agent.hidden-dim 16"
+    result = run("train", "alda", *words.split(), "--run-dir", folder / "run", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder / "run", words, result.stdout
+
+
+def test_training_says_what_it_does_and_leaves_its_records(trained):
+    run_dir, words, said = trained
+    assert "training alda on cartpole_balance" in said
+    assert "replay: up to 18 frames of 64x64, 0.00 GB on cpu when full" in said
+    assert "step 12: mean return over 2 episodes: train" in said
+    for name in ("config.json", "meta.json", "metrics.jsonl", "checkpoints/latest.json", "videos", "tensorboard"):
+        assert (run_dir / name).exists()
+    again = run("train", "alda", *words.split(), "--run-dir", run_dir)
+    assert again.returncode == 0
+    assert "already finished" in again.stdout
+
+
+def test_evaluation_prints_a_table_and_writes_json(trained):
+    run_dir, *_ = trained
+    result = run("evaluate", run_dir, "--shifts", "train", "color_hard", "--episodes", "3")
+    assert result.returncode == 0, result.stderr
+    assert "95 % interval" in result.stdout
+    record = json.loads((run_dir / "evaluations" / "step_000000012_seed_0.json").read_text())
+    for world in ("train", "color_hard"):
+        found = record["worlds"][world]
+        assert len(found["returns"]) == 3
+        assert found["mean"] == pytest.approx(sum(found["returns"]) / 3)
+        assert found["interval"][0] <= found["mean"] <= found["interval"][1]
+    assert record["machine"]["versions"]["mujoco"]
+    twice = run("evaluate", run_dir, "--shifts", "train", "--episodes", "3", "--out", run_dir / "again.json")
+    assert twice.returncode == 0
+    assert json.loads((run_dir / "again.json").read_text())["worlds"]["train"] == record["worlds"]["train"]
+
+
+def test_pictures_are_drawn(trained):
+    from PIL import Image
+
+    run_dir, *_ = trained
+    for command in ("picture", "plot"):
+        result = run(command, run_dir)
+        assert result.returncode == 0, result.stderr
+    with Image.open(run_dir / "picture.png") as picture, Image.open(run_dir / "curve.png") as curve:
+        assert picture.size == (4 + 4 * 132, 34 + 5 * 132)
+        assert curve.size[0] > 1_000
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("evalute", "there is no command 'evalute'"),
+        ("train alda --env.task walker_wolk", "unknown task 'walker_wolk'; did you mean 'walker_walk'?"),
+        ("train alda --shifts colour_hard", "unknown shift 'colour_hard'; did you mean 'color_hard'?"),
+        ("train alda --agent.latent nonesuch --run-dir {tmp}/r", "unknown latent model 'nonesuch'"),
+        ("train alda --agent.betta 3", "Perhaps you meant"),
+        ("train nonesuch", "Available subcommands"),
+        ("train alda --steps many", "invalid literal"),
+        ("train alda --steps 0", "--steps must be at least 1, not 0"),
+        ("train alda --steps 900000000 --replay-capacity 900000000 --run-dir {tmp}/r", "GB free; use a smaller"),
+        ("evaluate {tmp}/nonesuch", "is not a run directory: it has no config.json"),
+        ("picture {tmp}/nonesuch", "is not a run directory"),
+        ("plot {tmp}/nonesuch", "is not a run directory"),
+        ("demo --steps 5", "--steps must be more than"),
+    ],
+)
+def test_wrong_input_gets_a_clear_sentence_and_exit_code_2(tmp_path, words, message):
+    result = run(*words.format(tmp=tmp_path).split(), cwd=tmp_path)
+    assert result.returncode == 2
+    assert message in " ".join((result.stdout + result.stderr).split())
+    assert "Traceback" not in result.stderr
+
+
+def test_a_run_with_other_settings_is_refused(trained):
+    run_dir, words, _ = trained
+    result = run("train", "alda", *words.split(), "--run-dir", run_dir, "--agent.beta", "50")
+    assert result.returncode == 2
+    assert "holds a run with other settings (agent.beta: 100.0 -> 50.0)" in result.stderr
+
+
+def test_help_names_every_command_and_needs_no_pytorch():
+    result = run("--help")
+    assert result.returncode == 0
+    assert all(f"  {name} " in result.stdout for name in COMMANDS)
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, alda.cli; print(*sys.modules)"], capture_output=True, text=True
+    ).stdout.split()
+    assert not {"torch", "mujoco", "dm_control", "matplotlib", "scipy", "tyro"} & set(loaded)
+
+
+@pytest.mark.parametrize("method", ["alda", "sac"])
+def test_every_flag_has_help(method):
+    text = run("train", method, "--help").stdout
+    flags = text.split("│ --")[1:]
+    assert len(flags) > 20
+    for flag in flags:
+        assert len(flag.replace("│", " ").split()) > 6, f"--{flag}"
+
+
+def test_doctor_reports_on_this_machine(capsys):
+    assert doctor() == 0
+    report = capsys.readouterr().out
+    for word in ("renderer", "ms a frame", "mujoco", "memory", "processor", "GPU"):
+        assert word in report
+    assert doctor(renderer_only=True) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_doctor_fails_where_nothing_renders(tmp_path):
+    code = "import alda.envs.rendering as r; r._egl_works = lambda: False; r._loads = lambda _: False\n"
+    code += "from alda.doctor import doctor; raise SystemExit(doctor())"
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert result.returncode == 1
+    assert "apt-get install --no-install-recommends libegl1 libopengl0 libgl1-mesa-dri" in " ".join(
+        result.stdout.split()
+    )
+
+
+# the project
+
+
+def test_tested_versions_are_the_pinned_ones():
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    assert {name: pinned[name] for name in TESTED} == TESTED
+
+
+def test_every_dependency_is_pinned():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = {
+        line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+    }
+    wanted = project["dependencies"] + [d for extra in project["optional-dependencies"].values() for d in extra]
+    assert {d.split(">")[0].lower() for d in wanted} <= pinned
+
+
+def test_the_core_never_imports_the_analysis():
+    commands = {"cli.py"}
+    for path in (ROOT / "alda").rglob("*.py"):
+        if "analysis" in path.parts or path.name in commands:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not any(name.startswith("alda.analysis") for name in names), path
+
+
+def test_the_examples_in_the_readme_run(trained, monkeypatch):
+    run_dir, *_ = trained
+    monkeypatch.chdir(run_dir.parent)
+    text = (ROOT / "README.md").read_text()
+    examples = [block.split("```")[0] for block in text.split("```python\n")[1:]]
+    assert examples
+    (run_dir.parent / "demo").mkdir(exist_ok=True)
+    (run_dir.parent / "demo" / "run").symlink_to(run_dir)
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_the_public_names_are_there():
+    for name in alda.__all__:
+        assert getattr(alda, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'nonesuch'"):
+        alda.nonesuch  # noqa: B018

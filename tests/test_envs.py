@@ -1,0 +1,307 @@
+import json
+import warnings
+from itertools import pairwise
+
+import gymnasium
+import numpy as np
+import pytest
+from conftest import shared
+from gymnasium.utils.env_checker import check_env
+
+import alda
+from alda.envs import SHIFTS
+from alda.envs.color import DEFAULT, KEYS, draw_table, recolor
+from alda.envs.rendering import load_suite
+from alda.envs.tasks import TASKS, split_task
+from alda.errors import UserError
+
+PAPER_TASKS = ("walker_walk", "cartpole_balance", "ball_in_cup_catch", "finger_spin")
+
+
+@pytest.fixture
+def make():
+    """make_env, with everything closed at the end."""
+    made = []
+
+    def make_env(*args, **options):
+        made.append(alda.make_env(*args, **options))
+        return made[-1]
+
+    yield make_env
+    for env in made:
+        env.close()
+
+
+def roll(env, seed, steps=4):
+    """Frames, rewards and physics of a seeded episode under seeded actions."""
+    obs = [env.reset(seed=seed)[0]]
+    rng, rewards = np.random.default_rng(seed), []
+    for _ in range(steps):
+        o, reward, *_ = env.step(rng.uniform(-1, 1, env.action_space.shape).astype(np.float32))
+        obs.append(o)
+        rewards.append(reward)
+    return np.stack(obs), rewards, env.physics.get_state().copy()
+
+
+def test_the_task_list_is_that_of_the_suite():
+    assert sorted(TASKS.values()) == sorted(load_suite().ALL_TASKS)
+    assert split_task("ball_in_cup_catch") == ("ball_in_cup", "catch")
+    assert split_task("humanoid_CMU_run") == ("humanoid_CMU", "run")
+
+
+def test_every_task_and_shift_has_a_gymnasium_id():
+    ids = {name for name in gymnasium.registry if name.startswith("alda/")}
+    assert len(ids) == len(TASKS) * len(SHIFTS)
+    assert {"alda/walker_walk-v0", "alda/walker_walk-color_hard-v0"} <= ids
+
+
+@pytest.mark.parametrize("task", PAPER_TASKS)
+def test_gymnasium_checker_finds_nothing(task):
+    env = gymnasium.make(f"alda/{task}-color_hard-v0", render_mode="rgb_array", profile="fast")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*skip_render_check.*")
+        check_env(env.unwrapped)
+    assert env.observation_space == gymnasium.spaces.Box(0, 255, (3, 3, 64, 64), np.uint8)
+    env.close()
+
+
+@pytest.mark.parametrize("task", ["lqr_lqr_2_1", "quadruped_walk", "humanoid_CMU_run"])
+def test_other_tasks_of_the_suite_play_and_recolour(make, task):
+    env = make(task, shift="color_easy", profile="fast")
+    obs, rewards, _ = roll(env, 0, steps=2)
+    assert np.isfinite(rewards).all()
+    assert obs.std() > 1
+
+
+def test_an_episode_has_a_thousand_control_steps(make):
+    for task, steps in (("cartpole_balance", 250), ("finger_spin", 500)):
+        env = make(task, profile="fast")
+        env.reset(seed=0)
+        for t in range(steps):
+            _, _, terminated, truncated, _ = env.step(np.zeros(env.action_space.shape, np.float32))
+            assert not terminated
+            assert truncated == (t == steps - 1)
+
+
+def test_an_episode_length_that_the_repeat_does_not_divide_is_kept(make):
+    env = make("cartpole_balance", episode_length=10, action_repeat=4, profile="fast")
+    env.reset(seed=0)
+    ends = [env.step(np.zeros(1, np.float32))[1:4:2] for _ in range(3)]
+    assert [truncated for _, truncated in ends] == [False, False, True]
+    assert ends[2][0] == pytest.approx(ends[0][0] / 2, rel=0.1)  # two control steps in place of four
+    assert env.physics.time() == pytest.approx(10 * 0.01)
+
+
+def test_videos_play_in_real_time(make):
+    assert make("walker_walk").metadata["render_fps"] == 10  # 4 x 0.025 s
+    assert make("finger_spin").metadata["render_fps"] == 25  # 2 x 0.02 s
+
+
+def test_a_task_that_ends_itself_terminates(make):
+    env = make("lqr_lqr_2_1", profile="fast")
+    env.reset(seed=0)
+    with env.physics.reset_context():
+        env.physics.data.qpos[:] = env.physics.data.qvel[:] = 0
+    *_, terminated, truncated, _ = env.step(np.zeros(1, np.float32))
+    assert terminated
+    assert not truncated
+
+
+def test_reward_is_summed_over_repeated_actions(make):
+    env = make("walker_walk", profile="fast")
+    suite = load_suite().load("walker", "walk", task_kwargs={"random": 5})
+    env.reset(seed=5)
+    suite.reset()
+    np.testing.assert_array_equal(env.physics.get_state(), suite.physics.get_state())
+    action = np.linspace(-0.5, 0.5, 6)
+    expected = sum(suite.step(action).reward for _ in range(4))
+    assert env.step(action.astype(np.float32))[1] == pytest.approx(expected, abs=1e-6)
+    np.testing.assert_allclose(env.physics.get_state(), suite.physics.get_state(), atol=1e-6)
+
+
+def test_actions_are_scaled_to_the_bounds_of_the_task(make):
+    env = make("quadruped_walk", profile="fast", action_repeat=1)
+    env.reset(seed=0)
+    bounds = env.physics.model.actuator_ctrlrange
+    assert bounds.max() > 1  # otherwise this would test nothing
+    for action, column in ((-1.0, 0), (1.0, 1)):
+        env.step(np.full(env.action_space.shape, action, np.float32))
+        np.testing.assert_allclose(env.physics.control(), bounds[:, column])
+
+
+def test_stack_moves_by_one_frame_and_starts_with_repeats(make):
+    obs, _, _ = roll(make("cartpole_balance", profile="fast"), 0)
+    assert np.array_equal(obs[0][0], obs[0][2])
+    for before, after in pairwise(obs):
+        assert np.array_equal(after[:-1], before[1:])
+        assert not np.array_equal(after[-1], before[-1])
+
+
+def test_the_newest_frame_is_what_the_camera_sees(make):
+    env = make("cartpole_balance", profile="exact")
+    obs, _, _ = roll(env, 0)
+    picture = env.physics.render(64, 64, camera_id=0)
+    assert np.array_equal(obs[-1][-1], picture.transpose(2, 0, 1))
+    assert np.array_equal(env.render(), picture)
+
+
+@pytest.mark.parametrize("shift", SHIFTS)
+def test_frames_depend_on_seed_and_actions_alone(make, shift):
+    env, twin = make("walker_walk", shift=shift), make("walker_walk", shift=shift, seed=9)
+    roll(twin, 3)  # another history
+    first, again, other = roll(env, 7), roll(twin, 7), roll(env, 8)
+    assert np.array_equal(first[0], again[0])
+    assert first[1] == again[1]
+    assert not np.array_equal(first[0], other[0])
+
+
+def test_every_shift_sees_the_same_physics(make):
+    runs = [roll(make("walker_walk", shift=shift, profile="fast"), 7) for shift in SHIFTS]
+    for run in runs[1:]:
+        assert np.array_equal(run[2], runs[0][2])
+        assert run[1] == runs[0][1]
+        assert not np.array_equal(run[0], runs[0][0])
+
+
+def test_without_a_seed_colours_and_states_differ_from_episode_to_episode(make):
+    env = make("cartpole_balance", shift="color_hard")
+    env.reset(seed=0)
+    assert not np.array_equal(env.reset()[0], env.reset()[0])
+
+
+@pytest.mark.parametrize("bad", [np.array([2.0]), np.array([np.nan]), np.zeros(3)])
+def test_actions_outside_their_range_are_refused(make, bad):
+    env = make("cartpole_balance", profile="fast")
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"actions are \(1,\) numbers in \[-1, 1\]"):
+        env.step(bad)
+
+
+def test_unknown_names_are_refused_with_the_nearest_known():
+    with pytest.raises(UserError, match="unknown task 'walker_wolk'; did you mean 'walker_walk'"):
+        alda.make_env("walker_wolk")
+    with pytest.raises(UserError, match="unknown shift 'colour_hard'; did you mean 'color_hard'"):
+        alda.make_env("walker_walk", shift="colour_hard")
+
+
+def test_profiles_differ_as_documented(make):
+    exact, near, fast = (
+        roll(make("walker_walk", profile=p), 0, 20)[0][:, -1].astype(int) for p in ("exact", "near", "fast")
+    )
+    assert 0 < np.abs(near - exact).mean() < 1
+    assert (np.abs(near - exact).max(1) > 8).mean() < 0.03
+    assert np.abs(fast - exact).mean() > np.abs(near - exact).mean()
+
+
+# colours
+
+
+def xml_with(setting):
+    """The suite's own colour definitions with other numbers, for MuJoCo's compiler."""
+    rgb = {key: " ".join(map(str, value)) for key, value in setting.items()}
+    return f"""<mujoco><asset>
+      <texture name="grid" type="2d" builtin="checker" rgb1="{rgb["grid_rgb1"]}" rgb2="{rgb["grid_rgb2"]}"
+               width="300" height="300" mark="edge" markrgb=".2 .3 .4"/>
+      <texture name="skybox" type="skybox" builtin="gradient" rgb1="{rgb["skybox_rgb"]}" rgb2="0 0 0"
+               width="800" height="800" mark="random" markrgb="1 1 1"/>
+    </asset></mujoco>"""
+
+
+@pytest.mark.parametrize("task", ["walker_walk", "fish_swim"])  # their textures are stored in different orders
+def test_recolouring_in_place_equals_compiling_with_those_colours(make, task):
+    import mujoco
+
+    model = make(task).physics.model
+    physics = make(task).physics
+    for setting in [DEFAULT, *draw_table("color_hard")[:2]]:
+        recolor(physics, setting)
+        compiled = mujoco.MjModel.from_xml_string(xml_with(setting))
+        for name in ("grid", "skybox"):
+            first, size = (
+                physics.model.tex_adr[physics.model.name2id(name, "texture")],
+                {"grid": 300 * 300, "skybox": 6 * 800 * 800}[name] * 3,
+            )
+            texels = physics.model.tex_data[first : first + size]
+            start = compiled.tex_adr[mujoco.mj_name2id(compiled, mujoco.mjtObj.mjOBJ_TEXTURE, name)]
+            assert np.array_equal(texels, compiled.tex_data[start : start + size])
+        np.testing.assert_allclose(
+            physics.model.mat_rgba[physics.model.name2id("self", "material")], [*setting["self_rgb"], 1], atol=1e-7
+        )
+    recolor(physics, DEFAULT)
+    assert np.array_equal(physics.model.tex_data, model.tex_data)
+
+
+@pytest.mark.parametrize(("settings", "images"), [("settings", "images"), ("easy_settings", "easy_images")])
+def test_colour_renders_equal_the_reference(make, settings, images):
+    golden = np.load(shared("golden/color_hard_cartpole_balance.npz"))
+    env = make("cartpole_balance", profile="exact")
+    for setting, expected in zip(json.loads(str(golden[settings])), golden[images], strict=True):
+        env.reset(seed=0)
+        recolor(env.physics, setting)
+        with env.physics.reset_context():
+            env.physics.data.qpos[:] = golden["qpos"]
+            env.physics.data.qvel[:] = golden["qvel"]
+        assert np.array_equal(env.render(), expected)
+
+
+@pytest.mark.parametrize("name", ["color_easy", "color_hard"])
+def test_our_tables_have_the_published_statistics(name):
+    # means and standard deviations over the 100 published entries; a draw of 100 scatters around them
+    published = {
+        "color_easy": {"grid_rgb1": (0.196, 0.091), "self_rgb": (0.503, 0.100), "skybox_rgb": (0.604, 0.104)},
+        "color_hard": {"grid_rgb1": (0.222, 0.169), "self_rgb": (0.496, 0.185), "skybox_rgb": (0.587, 0.188)},
+    }[name]
+    table = draw_table(name)
+    assert len(table) == 100
+    for key, (mean, spread) in published.items():
+        drawn = np.array([setting[key] for setting in table])
+        assert drawn.mean() == pytest.approx(mean, abs=0.03)
+        assert drawn.std(0).mean() == pytest.approx(spread, abs=0.03)
+        assert drawn.min() >= 0
+        assert drawn.max() <= 1
+    gap = np.array([np.subtract(s["grid_rgb2"], s["grid_rgb1"]) for s in table])
+    np.testing.assert_allclose(gap, 0.1, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["color_easy", "color_hard"])
+def test_our_tables_are_distributed_like_the_originals(name):
+    from scipy.stats import ks_2samp
+
+    original = json.loads(shared(f"data/{name}.json").read_text())
+    for key in KEYS:
+        for channel in range(3):
+            a, b = ([setting[key][channel] for setting in table] for table in (original, draw_table(name)))
+            assert ks_2samp(a, b).pvalue > 0.001, (key, channel)
+
+
+def test_an_original_table_can_be_given(make, tmp_path):
+    settings = [{**DEFAULT, "skybox_rgb": [1.0, 0.0, 0.0]}]
+    (tmp_path / "color_hard.json").write_text(json.dumps(settings))
+    for table in (tmp_path, tmp_path / "color_hard.json"):
+        env = make("cartpole_balance", shift="color_hard", color_table=table)
+        assert env.shift.table == settings
+    red, plain = (
+        make("cartpole_balance", shift=s, color_table=tmp_path).reset(seed=0)[0][-1].astype(int)
+        for s in ("color_hard", "train")
+    )
+    sky = (slice(None), slice(0, 4))
+    assert (red - plain)[0][sky[1]].mean() > 20
+    assert (red - plain)[2][sky[1]].mean() < -20
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("not json", "could not be read"),
+        ("{}", "must be a JSON list"),
+        ('[{"grid_rgb1": [0, 0, 0]}]', "entry 0 .* needs grid_rgb1, grid_rgb2"),
+        (json.dumps([{**DEFAULT, "self_rgb": [0, 2, 0]}]), "entry 0 .* in \\[0, 1\\]"),
+    ],
+)
+def test_a_bad_table_is_refused_in_one_sentence(tmp_path, content, message):
+    (tmp_path / "t.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        alda.make_env("walker_walk", shift="color_hard", color_table=tmp_path / "t.json")
+    with pytest.raises(UserError, match="could not be read"):
+        alda.make_env("walker_walk", shift="color_hard", color_table=tmp_path / "none.json")

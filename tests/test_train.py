@@ -1,0 +1,347 @@
+import dataclasses
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL
+
+import alda.train
+from alda.agents.alda import ALDAConfig
+from alda.agents.sac import SACConfig
+from alda.config import Config, EnvConfig, load_config, to_json
+from alda.errors import UserError
+from alda.evaluate import bootstrap_interval, episode_seeds, play
+from alda.files import read_tensors
+from alda.logger import read_metrics
+from alda.train import Run, train
+
+STEPS = 31
+
+
+def config_for(run_dir: Path, method: str = "alda", **changes) -> Config:
+    agent = {"alda": ALDAConfig, "sac": SACConfig}[method](**SMALL)
+    env = EnvConfig(task="cartpole_balance", episode_length=36, profile="fast")  # nine steps an episode
+    settings = {"steps": STEPS, "eval_every": 10, "eval_episodes": 1, "log_every": 7, "video_every": 0, "seed": 3}
+    return Config(agent=agent, env=env, run_dir=run_dir, **{**settings, **changes})
+
+
+def records(run_dir: Path) -> list[dict]:
+    """Metrics without what depends on the clock."""
+    clocked = ("time/", "speed/", "memory/")
+    return [{k: v for k, v in row.items() if not k.startswith(clocked)} for row in read_metrics(run_dir)]
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    latest = json.loads((run_dir / "checkpoints" / "latest.json").read_text())["checkpoint"]
+    folder = run_dir / "checkpoints" / latest
+    return read_tensors(folder / "agent.safetensors") | read_tensors(folder / "training.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.fixture(scope="module")
+def uncut(tmp_path_factory):
+    """Run directories of whole runs, made once."""
+    runs = {}
+    for method in ("alda", "sac"):
+        runs[method] = tmp_path_factory.mktemp(method) / "run"
+        train(config_for(runs[method], method))
+    return runs
+
+
+def cut_after(monkeypatch, calls: int) -> None:
+    """Ctrl-C at the so-manieth moment at which a run takes breath."""
+    breathe, count = Run.breathe, iter(range(10**9))
+
+    def counted(self):
+        if next(count) == calls:
+            os.kill(os.getpid(), signal.SIGINT)
+        breathe(self)
+
+    monkeypatch.setattr(Run, "breathe", counted)
+
+
+# Moments in the first evaluation, at random steps, amid catching up, in training and in a later evaluation.
+@pytest.mark.parametrize(
+    ("method", "calls"), [("alda", 4), ("alda", 20), ("alda", 27), ("alda", 36), ("alda", 61), ("sac", 29), ("sac", 55)]
+)
+def test_a_run_cut_anywhere_and_resumed_equals_the_uncut_run(uncut, tmp_path, monkeypatch, capsys, method, calls):
+    config = config_for(tmp_path / "run", method)
+    with monkeypatch.context() as patch:
+        cut_after(patch, calls)
+        with pytest.raises(SystemExit) as stopped:
+            train(config)
+    assert stopped.value.code == 128 + signal.SIGINT
+    assert "the same command goes on from here" in capsys.readouterr().out
+    assert len(records(tmp_path / "run")) < len(records(uncut[method]))
+    train(config)
+    assert records(tmp_path / "run") == records(uncut[method])
+    assert same(weights(tmp_path / "run"), weights(uncut[method]))
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(uncut, tmp_path, monkeypatch):
+    config = config_for(tmp_path / "run")
+
+    class Killed(BaseException):
+        pass
+
+    def die(self):  # as with kill -9, nothing is saved
+        if self.at.step == 25:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "breathe", die)
+        with pytest.raises(Killed):
+            train(config)
+    assert records(tmp_path / "run")[-1]["step"] == 21  # past the checkpoint at 20; to be dropped
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 24, "cut')
+    (tmp_path / "run" / "checkpoints" / "save_000099").mkdir()  # a half-written checkpoint
+    train(config)
+    assert records(tmp_path / "run") == records(uncut["alda"])
+    assert same(weights(tmp_path / "run"), weights(uncut["alda"]))
+
+
+def test_a_longer_run_continues_a_finished_one(uncut, tmp_path):
+    train(config_for(tmp_path / "short", steps=20))
+    train(config_for(tmp_path / "short"))
+    assert same(weights(tmp_path / "short"), weights(uncut["alda"]))
+
+
+def test_seeds_reproduce_and_differ(uncut, tmp_path):
+    train(config_for(tmp_path / "same"))
+    assert same(weights(tmp_path / "same"), weights(uncut["alda"]))
+    train(config_for(tmp_path / "other", seed=4))
+    assert not same(weights(tmp_path / "other"), weights(uncut["alda"]))
+
+
+def test_records_say_what_was_run_and_what_came_of_it(uncut):
+    rows = records(uncut["alda"])
+    assert [r["step"] for r in rows] == [0, 7, 10, 14, 20, 21, 28, 30, 31, 31]
+    assert [r["sim_step"] for r in rows] == [4 * r["step"] for r in rows]
+    updates = {r["step"]: r["updates"] for r in rows}
+    assert (updates[0], updates[7], updates[31]) == (0, 6, 30)  # five in the burst at step 5, then one a step
+    assert {"critic/loss", "autoencoder/psnr", "actor/entropy", "temperature/value"} <= rows[1].keys()
+    assert {"eval/train/return", "eval/color_hard/return", "eval/color_hard/psnr"} <= rows[0].keys()
+    assert "train/return" in rows[3]
+    clocked = read_metrics(uncut["alda"])[1]
+    assert {"time/act", "time/update", "time/environment", "speed/steps_per_second", "memory/host_gb"} <= clocked.keys()
+    assert sum(value for key, value in clocked.items() if key.startswith("time/")) <= 1.001
+    meta = json.loads((uncut["alda"] / "meta.json").read_text())
+    assert meta["renderer"]
+    assert meta["versions"]["mujoco"]
+    assert load_config(uncut["alda"]).env.profile == "fast"
+    assert list((uncut["alda"] / "tensorboard").glob("events*"))
+
+
+def test_evaluation_changes_nothing_in_training(uncut, tmp_path):
+    train(config_for(tmp_path / "run", eval_every=STEPS, shifts=("train",)))
+    assert same(weights(tmp_path / "run"), weights(uncut["alda"]))
+
+
+def test_time_based_checkpoints_change_nothing(uncut, tmp_path):
+    train(config_for(tmp_path / "run", checkpoint_minutes=0.0))
+    assert same(weights(tmp_path / "run"), weights(uncut["alda"]))
+
+
+def test_a_full_disk_costs_nothing_but_the_newest_checkpoint(uncut, tmp_path, monkeypatch, capsys):
+    config, real, saves = config_for(tmp_path / "run"), alda.replay.write_tensors, []
+
+    def full(path, tensors):
+        saves.append(path)
+        if len(saves) > 1:
+            raise OSError(28, "No space left on device")
+        real(path, tensors)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(alda.replay, "write_tensors", full)
+        train(dataclasses.replace(config, steps=20))
+    assert "warning: no checkpoint at step 20" in capsys.readouterr().out
+    assert len(list((tmp_path / "run" / "checkpoints").glob("save_*"))) == 1
+    train(config)  # goes on from the checkpoint at step 10
+    assert same(weights(tmp_path / "run"), weights(uncut["alda"]))
+
+
+def test_videos_show_train_and_shifted_worlds(tmp_path):
+    run = train(config_for(tmp_path / "run", steps=6, video_every=100))
+    import av
+
+    for shift in ("train", "color_hard"):
+        with av.open(str(run / "videos" / f"000000006_{shift}.mp4")) as video:
+            frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+        assert len(frames) == 10  # nine steps and the start
+        assert frames[0].shape == (256, 512, 3)  # the frame beside its reconstruction
+
+
+def test_other_settings_in_the_same_place_are_refused(uncut):
+    changed = config_for(uncut["alda"])
+    changed = dataclasses.replace(changed, agent=dataclasses.replace(changed.agent, beta=50.0), seed=4)
+    with pytest.raises(UserError, match=r"other settings \(agent.beta: 100.0 -> 50.0, seed: 3 -> 4\)"):
+        train(changed)
+
+
+def test_a_finished_run_is_left_alone(uncut):
+    before = weights(uncut["alda"])
+    train(config_for(uncut["alda"]))
+    assert same(weights(uncut["alda"]), before)
+    assert len(records(uncut["alda"])) == 10
+
+
+def test_two_processes_cannot_train_in_one_place(tmp_path):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    holder = (
+        "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, 2); print(1, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", holder, run_dir / ".lock"], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(UserError, match="is being trained by another process"):
+            train(config_for(run_dir))
+        other.kill()
+
+
+def test_config_survives_being_written(tmp_path):
+    config = config_for(tmp_path).resolved()
+    content = to_json(config)
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert load_config(tmp_path) == dataclasses.replace(config, run_dir=tmp_path)
+    for damage in (
+        {"seed": "one"},
+        {"unknown": 1},
+        {"agent": {**content["agent"], "betta": 1}},
+        {"method": "nonesuch"},
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({**content, **damage}))
+        with pytest.raises(UserError, match="not written by this version"):
+            load_config(tmp_path)
+    del content["seed"]
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="seed: absent -> 0"):
+        load_config(tmp_path)
+
+
+def test_bad_settings_are_refused_before_anything_is_written(tmp_path):
+    for changes, message in (
+        ({"steps": 0}, "--steps must be at least 1"),
+        ({"shifts": ("color_hrad",)}, "did you mean 'color_hard'"),
+        ({"device": "cuda"}, "no CUDA device"),
+        ({"seed": -1}, "--seed must not be negative"),
+        ({"device": "tpu"}, "unknown device 'tpu'"),
+        ({"replay_capacity": 0}, "--replay-capacity must be at least 1"),
+    ):
+        if changes == {"device": "cuda"} and torch.cuda.is_available():
+            continue
+        with pytest.raises(UserError, match=message):
+            train(config_for(tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+# loading
+
+
+def test_a_loaded_policy_acts_as_the_trained_one(uncut):
+    import alda
+
+    config = load_config(uncut["alda"])
+    policy, env = alda.load(uncut["alda"]), config.env.make("color_hard", 0)
+    obs, _ = env.reset(seed=0)
+    action = policy.act(obs)
+    assert action.shape == (1,)
+    assert np.array_equal(action, policy.act(obs))
+    assert policy.reconstruct(obs).shape == (3, 64, 64)
+    assert policy.step == STEPS
+    env.close()
+
+
+def test_damaged_or_foreign_checkpoints_are_refused_and_never_run(uncut, tmp_path):
+    import shutil
+
+    import alda
+
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "hacked",))
+
+    run = tmp_path / "run"
+    for damage in (b"", b"garbage", pickle.dumps(Evil())):
+        shutil.copytree(uncut["alda"], run)
+        (weights_file,) = run.glob("checkpoints/save_*/agent.safetensors")
+        weights_file.write_bytes(damage)
+        with pytest.raises(UserError, match="is damaged"):
+            alda.load(run)
+        shutil.rmtree(run)
+    assert not (tmp_path / "hacked").exists()
+    with pytest.raises(UserError, match="is not a run directory"):
+        alda.load(tmp_path)
+
+
+def test_a_run_without_its_replay_can_be_evaluated_but_not_continued(uncut, tmp_path):
+    import shutil
+
+    import alda
+
+    shutil.copytree(uncut["alda"], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "replay")
+    assert alda.load(tmp_path / "run").step == STEPS
+    with pytest.raises(UserError, match="can be evaluated, but not continued"):
+        train(config_for(tmp_path / "run", steps=40))
+
+
+# evaluation
+
+
+def test_bootstrap_interval_agrees_with_scipy():
+    from scipy.stats import bootstrap
+
+    values = np.random.default_rng(0).normal(500, 100, 20)
+    truth = bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, rng=0).confidence_interval
+    assert bootstrap_interval(values.tolist()) == pytest.approx((truth.low, truth.high), abs=3)
+    assert bootstrap_interval([7.0, 7.0]) == (7.0, 7.0)
+
+
+def test_evaluation_seeds_are_shared_by_worlds_and_change_with_time():
+    assert episode_seeds(0, 10, 3) == episode_seeds(0, 10, 5)[:3]
+    assert set(episode_seeds(0, 10, 3)).isdisjoint(episode_seeds(0, 20, 3))
+
+
+def test_an_episode_adds_up_its_rewards_and_leaves_the_random_stream_alone(uncut):
+    import alda
+
+    policy = alda.load(uncut["alda"])
+    env = policy.config.env.make()
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    episode = play(policy.agent, env, seed=5, keep=True)
+    assert torch.equal(torch.get_rng_state(), before)
+    obs, _ = env.reset(seed=5)
+    total = 0.0
+    for seen in episode.observations[:-1]:
+        assert np.array_equal(obs, seen)
+        obs, reward, *_ = env.step(policy.act(obs))
+        total += reward
+    assert (episode.total, episode.length) == (total, 9)
+    env.close()
+
+
+@pytest.mark.slow
+def test_a_process_killed_for_real_goes_on(uncut, tmp_path):
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from test_train import *; train(config_for(Path(sys.argv[2])))"
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path / "run")]
+    for delay in (4, 5, 6):
+        process = subprocess.Popen(command)
+        time.sleep(delay)
+        process.kill()
+        process.wait()
+    subprocess.run(command, check=True)
+    assert same(weights(tmp_path / "run"), weights(uncut["alda"]))
