@@ -23,6 +23,8 @@ from alda.errors import UserError
 from alda.files import join_tensors, read_tensors, split_tensors, write_json, write_tensors
 from alda.replay import Replay
 
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)  # what reading broken files raises
+
 
 def save_checkpoint(run_dir: Path, agent: Agent, replay: Replay, state: dict[str, Any]) -> None:
     """Writes a checkpoint and then forgets the one before. Raises OSError, with the one before intact."""
@@ -57,7 +59,7 @@ def load_weights(run_dir: Path, agent: Agent) -> int:
     try:
         agent.load_state_dict(read_tensors(place / "agent.safetensors"))
         return json.loads((place / "state.json").read_text())["position"]["step"]
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except _DAMAGE as error:
         raise UserError(f"the checkpoint in {place} is damaged: {error}") from error
 
 
@@ -70,7 +72,7 @@ def load_checkpoint(run_dir: Path, agent: Agent, replay: Replay) -> dict[str, An
         replay.load(run_dir / "checkpoints" / "replay", content.pop("replay"))
         state = join_tensors(content, read_tensors(place / "training.safetensors"))
         agent.load_training_state(state.pop("agent"))
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except _DAMAGE as error:
         raise UserError(f"the checkpoint in {place} is damaged: {error}") from error
     return state
 

@@ -139,6 +139,9 @@ def main() -> None:
             COMMANDS[command](words)
         except UserError as error:
             sys.exit(_refuse(str(error)))
+        except OSError as error:
+            print(f"alda: {error}", file=sys.stderr)
+            sys.exit(1)
         except KeyboardInterrupt:
             sys.exit(130)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -85,6 +86,7 @@ class Config:
             self.env,
             action_repeat=self.env.action_repeat or action_repeat_of(self.env.task),
             profile=self.env.profile or default_profile(),
+            color_table=self.env.color_table and self.env.color_table.absolute(),
         )
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         run_dir = self.run_dir or Path("runs", env.task, self.method, self.name, f"s{self.seed}")
@@ -97,25 +99,34 @@ class Config:
         for shift in self.shifts:
             if shift not in SHIFTS:
                 raise UserError(unknown("shift", shift, SHIFTS))
-        positive = {"steps": self.steps, "eval_every": self.eval_every, "eval_episodes": self.eval_episodes}
-        positive |= {"log_every": self.log_every, "replay_capacity": self.replay_capacity}
-        positive |= {"env.frames": self.env.frames, "env.episode_length": self.env.episode_length}
-        positive |= {"agent.batch_size": self.agent.batch_size, "agent.random_steps": self.agent.random_steps}
-        for option, value in positive.items():
-            if value < 1:
-                raise UserError(f"--{option.replace('_', '-')} must be at least 1, not {value}")
-        if self.seed < 0:
-            raise UserError(f"--seed must not be negative, as {self.seed} is")
+        for name, value in {**vars(self), **_named("agent", self.agent), **_named("env", self.env)}.items():
+            flag = "--" + name.replace("_", "-")
+            if name in ("seed", "video_every"):
+                if not 0 <= value < 2**32:
+                    raise UserError(f"{flag} must be from 0 to 2^32 - 1, not {value}")
+            elif isinstance(value, int) and not isinstance(value, bool) and value < 1:
+                raise UserError(f"{flag} must be at least 1, not {value}")
+            elif isinstance(value, float) and not (math.isfinite(value) and value >= 0):
+                raise UserError(f"{flag} must be a number from 0 on, not {value}")
+            elif isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], float) and value[0] >= value[1]:
+                raise UserError(f"{flag} must be a lower and a higher number, not {value[0]} {value[1]}")
+        if self.agent.discount > 1:
+            raise UserError(f"--agent.discount must be from 0 to 1, not {self.agent.discount}")
         for device in (self.device, self.replay_device):
             check_device(device or "cpu")
 
 
+def _named(section: str, settings: Any) -> dict[str, Any]:
+    return {f"{section}.{name}": value for name, value in vars(settings).items()}
+
+
 def check_device(device: str) -> None:
     """Raises UserError for a device that PyTorch cannot use here."""
-    if device.split(":")[0] not in ("cpu", "cuda"):
-        raise UserError(f"unknown device {device!r}; known: cpu, cuda")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError("no CUDA device is available; use --device cpu, or see `alda doctor`")
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
+        raise UserError(f"unknown device {device!r}; known: cpu, cuda, cuda:0, cuda:1, ...")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise UserError(f"there is no device {device} here; use --device cpu, or see `alda doctor`")
 
 
 def spec_of(env: Any) -> EnvSpec:

@@ -19,7 +19,7 @@ def doctor(*, renderer_only: bool = False) -> int:
 
     console = Console()
     try:
-        name = renderer_name()
+        renderer_name()
     except UserError as error:
         console.print(f"rendering   {error}", highlight=False, soft_wrap=True)
         return 1
@@ -27,25 +27,25 @@ def doctor(*, renderer_only: bool = False) -> int:
         return 0
 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for what, finding in [
-        *_rendering(name),
-        *_versions(),
-        *_memory(),
-        *_processors(),
-        *_extras(),
-    ]:
-        table.add_row(what, finding)
+    working = True
+    for section in (_versions, _memory, _processors, _extras, _rendering):
+        try:
+            for row in section():
+                table.add_row(*row)
+        except Exception as error:  # whatever is broken here is what the report is for
+            table.add_row(section.__name__.strip("_"), f"broken: {error}")
+            working = False
     console.print(table, highlight=False)
-    return 0
+    return 0 if working else 1
 
 
-def _rendering(name: str) -> list[tuple[str, str]]:
+def _rendering() -> list[tuple[str, str]]:
     import os
 
     from alda.envs import make_env
-    from alda.envs.rendering import Profile, default_profile
+    from alda.envs.rendering import Profile, default_profile, renderer_name
 
-    rows = [("renderer", f"{name}, through {os.environ.get('MUJOCO_GL', 'the system default')}")]
+    rows = [("renderer", f"{renderer_name()}, through {os.environ.get('MUJOCO_GL', 'the system default')}")]
     profiles: tuple[Profile, ...] = ("exact", "near", "fast")
     for profile in profiles:
         env = make_env("walker_walk", profile=profile)

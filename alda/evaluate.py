@@ -25,21 +25,22 @@ def play(
 ) -> Episode:
     """One deterministic episode from a seeded start. `checkpoint` is called every step and may raise to stop."""
     device = next(agent.parameters()).device
+    devices = [device] if device.type == "cuda" else []
     obs, _ = env.reset(seed=seed)
     state = agent.initial_state(num_envs=1)
     episode = Episode(0.0, 0, [obs] if keep else [])
     done = False
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # training's stream stays as it is
-        torch.manual_seed(seed)
-        while not done:
-            checkpoint()
+    while not done:
+        checkpoint()
+        with torch.random.fork_rng(devices=devices):  # training's random numbers stay as they are
+            torch.manual_seed(seed + episode.length)
             action, state = agent.act(torch.from_numpy(obs)[None].to(device), state, explore=False)
-            obs, reward, terminated, truncated, _ = env.step(action[0].cpu().numpy())
-            episode.total += reward
-            episode.length += 1
-            if keep:
-                episode.observations.append(obs)
-            done = terminated or truncated
+        obs, reward, terminated, truncated, _ = env.step(action[0].cpu().numpy())
+        episode.total += reward
+        episode.length += 1
+        if keep:
+            episode.observations.append(obs)
+        done = terminated or truncated
     return episode
 
 

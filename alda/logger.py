@@ -1,11 +1,15 @@
 """Metrics: averaged on the device, read back once per flush, written as JSON lines and for TensorBoard."""
 
 import json
+import math
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from alda.types import Metrics
 
@@ -21,13 +25,16 @@ class Logger:
         saved = saved or {"sums": {}, "counts": {}, "lines": 0}
         self.sums = {name: value.to(device) for name, value in saved["sums"].items()}
         self.counts: dict[str, int] = dict(saved["counts"])
-        self.lines: int = saved["lines"]
-        kept = self.path.read_text().splitlines(keepends=True)[: self.lines] if self.path.exists() else []
+        kept = self.path.read_text().splitlines(keepends=True)[: saved["lines"]] if self.path.exists() else []
+        self.lines = len(kept)
         shorter = self.path.with_suffix(".partial")
         shorter.write_text("".join(kept))
         shorter.replace(self.path)
+        board = run_dir / "tensorboard"
+        board.mkdir(exist_ok=True)
+        self._board = EventsWriter(str(board / "events"), filename_suffix=f".{self.lines}")
         first_dropped = json.loads(kept[-1])["step"] + 1 if kept else 0
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_dropped)
+        self._board.write_event(Event(step=first_dropped, session_log=SessionLog(status=SessionLog.START)))
 
     def log(self, metrics: Metrics) -> None:
         """Adds values to the averages of the next flush."""
@@ -47,12 +54,16 @@ class Logger:
         return values
 
     def write(self, position: dict[str, int], values: dict[str, Any]) -> None:
+        """One line of numbers as they are; what is not a number is written as null. Raises OSError on a full disk."""
+        row = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
         with self.path.open("a") as file:
-            file.write(json.dumps({**position, **values}) + "\n")
+            file.write(json.dumps({**position, **row}) + "\n")
         self.lines += 1
         for name, value in values.items():
             if isinstance(value, int | float):
-                self._board.add_scalar(name, value, position["step"])
+                event = Event(wall_time=time.time(), step=position["step"], summary=scalar(name, value))
+                self._board.write_event(event)
+        self._board.flush()
 
     def state(self) -> dict[str, Any]:
         """What a later logger needs to go on."""

@@ -1,6 +1,5 @@
 """What stands beside a result so that it can be trusted: versions, machine, renderer."""
 
-import dataclasses
 import json
 import os
 import platform
@@ -8,22 +7,25 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from alda.config import Config
+import torch
+
 from alda.envs.rendering import renderer_name
 from alda.errors import UserError
+from alda.fast import has_bfloat16
 from alda.types import EnvSpec
 
 PACKAGES = ("alda", "torch", "mujoco", "dm_control", "gymnasium", "numpy")
 
 
-def describe_machine(config: Config, spec: EnvSpec) -> dict[str, Any]:
-    """Content of RUN/meta.json."""
+def describe_machine(device: str) -> dict[str, Any]:
+    """Versions, renderer and processors; `device` is where the agent runs."""
     return {
-        "spec": dataclasses.asdict(spec),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "renderer": renderer_name(),
         "opengl": os.environ.get("MUJOCO_GL", "system"),
-        "device": device_name(config.device or "cpu"),
+        "device": device_name(device),
+        "bfloat16": has_bfloat16(torch.device(device).type),
+        "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "system": platform.platform(),
     }
@@ -39,11 +41,7 @@ def load_spec(run_dir: Path) -> EnvSpec:
 
 
 def device_name(device: str) -> str:
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.get_device_name(device)
-    return processor_name()
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else processor_name()
 
 
 def processor_name() -> str:

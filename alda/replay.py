@@ -19,7 +19,7 @@ from alda.errors import UserError
 from alda.files import read_tensors, write_tensors
 from alda.types import EnvSpec, Transition
 
-_FIRST_BLOCK = 2**16  # slots reserved at first on an accelerator; doubled whenever they are full
+_FIRST_BLOCK = 2**16  # slots that are reserved at first on an accelerator, or a little less
 _FILE_SLOTS = 8_192  # slots per file of a saved replay: 100 MB at 64x64
 
 
@@ -53,7 +53,7 @@ class Replay:
         self._episode_start = 0
         self._slot_of = np.zeros(self.slots, np.int64)  # transition -> slot of its next observation
         self._store: dict[str, Tensor] = {}
-        self._reserve(self.slots if self.device.type == "cpu" else min(self.slots, _FIRST_BLOCK))
+        self._reserve(self._first_block())
         self._files: list[tuple[int, int]] = []  # slot ranges already saved
 
     def __len__(self) -> int:
@@ -110,10 +110,14 @@ class Replay:
             write_tensors(folder / _name(first, last), {k: self._store[k][place] for k in self._layout(saved=True)})
             self._files.append((first, last))
             first = last
-        return {"written": self.written, "episode_start": self._episode_start, "files": self._files}
+        return {"slots": self.slots, "episode_start": self._episode_start, "files": self._files}
 
     def load(self, folder: Path, saved: dict[str, Any]) -> None:
         """Fills an empty replay from saved files. Raises UserError where one is missing."""
+        if saved["slots"] > self.slots:  # what was kept stays kept
+            self.slots = saved["slots"]
+            self._slot_of, self._store = np.zeros(self.slots, np.int64), {}
+            self._reserve(self._first_block())
         self._files = [(first, last) for first, last in saved["files"]]
         self.written = self._missing = self._files[0][0] if self._files else 0
         for first, last in self._files:
@@ -174,8 +178,17 @@ class Replay:
 
     def _reserve_for(self, slots: int) -> None:
         reserved = len(self._store["frame"])
-        if min(slots, self.slots) > reserved:
-            self._reserve(min(2 * reserved, self.slots))
+        while reserved < min(slots, self.slots):
+            reserved = min(2 * reserved, self.slots)
+        if reserved > len(self._store["frame"]):
+            self._reserve(reserved)
+
+    def _first_block(self) -> int:
+        """All slots on a CPU; elsewhere a power of two less, so that the last doubling needs half as much again."""
+        slots = self.slots
+        while self.device.type != "cpu" and slots > _FIRST_BLOCK:
+            slots = -(-slots // 2)
+        return slots
 
     def _reserve(self, slots: int) -> None:
         for name, (shape, dtype) in self._layout().items():
@@ -186,12 +199,12 @@ class Replay:
 
     def _check_memory(self) -> None:
         if self.device.type == "cuda":
-            free = torch.cuda.mem_get_info(self.device)[0]
+            free, needed = torch.cuda.mem_get_info(self.device)[0], 1.5 * self.bytes  # while the last doubling copies
         else:
-            free = min(psutil.virtual_memory().available, _container_memory())
-        if self.bytes > free:
+            free, needed = min(psutil.virtual_memory().available, _container_memory()), self.bytes
+        if needed > free:
             raise UserError(
-                f"the replay of {self.slots:,} frames needs {self.bytes / 1e9:.1f} GB, but {self.device} has "
+                f"the replay of {self.slots:,} frames needs {needed / 1e9:.1f} GB, but {self.device} has "
                 f"{free / 1e9:.1f} GB free; use a smaller --replay-capacity or fewer --steps"
             )
 
@@ -201,9 +214,11 @@ def _container_memory() -> float:
     root = Path("/sys/fs/cgroup")
     try:
         limit, used = (int((root / f"memory.{name}").read_text()) for name in ("max", "current"))
+        counts = dict(line.split() for line in (root / "memory.stat").read_text().splitlines())
+        cached = int(counts.get("inactive_file", 0))  # given back on demand
     except (OSError, ValueError):  # no such limit
         return float("inf")
-    return limit - used
+    return limit - used + cached
 
 
 def _name(first: int, last: int) -> str:

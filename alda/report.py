@@ -39,8 +39,11 @@ def evaluate_run(
     for shift in shifts:
         if shift not in SHIFTS:
             raise UserError(unknown("shift", shift, SHIFTS))
-    if episodes < 1:
-        raise UserError(f"--episodes must be at least 1, not {episodes}")
+    if episodes < 1 or seed < 0:
+        raise UserError("--episodes must be at least 1, and --seed must not be negative")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.touch()  # better to know now than after playing
     policy = load(run, device=device)
     console = Console()
     worlds: dict[str, Any] = {}
@@ -75,7 +78,7 @@ def evaluate_run(
         "episodes": episodes,
         "seed": seed,
         "worlds": worlds,
-        "machine": describe_machine(policy.config, policy.spec),
+        "machine": describe_machine(device),
     }
     file = out or run / "evaluations" / f"step_{policy.step:09d}_seed_{seed}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +94,11 @@ def picture_run(
     policy = load(run)
     if shift not in SHIFTS:
         raise UserError(unknown("shift", shift, SHIFTS))
+    if states < 1 or seed < 0:
+        raise UserError("--states must be at least 1, and --seed must not be negative")
     file = out or run / "picture.png"
+    if file.suffix != ".png":
+        raise UserError(f"pictures are written as .png, not as {file.name}")
     file.parent.mkdir(parents=True, exist_ok=True)
     picture_of_worlds(policy, shift, states, seed).save(file)
     print(f"written to {file}")

@@ -24,7 +24,7 @@ from alda.errors import UserError
 from alda.evaluate import episode_seeds, play
 from alda.fast import accelerate
 from alda.files import write_json
-from alda.logger import Logger
+from alda.logger import Logger, read_metrics
 from alda.records import describe_machine
 from alda.replay import Replay
 from alda.video import side_by_side, write_video
@@ -42,7 +42,8 @@ class Position:
 
     step: int = 0  # agent steps taken
     updates: int = 0  # learning steps taken
-    updates_left: int = 0  # of those due before the next agent step
+    due: int = -1  # agent step for which learning steps were last counted
+    updates_left: int = 0  # of them, still to take before that agent step
     episode: int = 0  # training episodes begun
     logged: int = 0  # step of the last line of metrics
     evaluated: int = -1  # step of the last evaluation
@@ -63,11 +64,13 @@ def train(config: Config) -> Path:
         with run.display:
             try:
                 run.loop()
+                if not run.saved:
+                    raise SystemExit(1)
             except Interrupted:
-                saved = run.save()
-                run.display.say(f"stopped at step {run.at.step:,}" + (" and saved" if saved else ""))
-                run.display.say("the same command goes on from " + ("here" if saved else "the checkpoint before"))
-                raise SystemExit(128 + caught[0] if saved else 1) from None
+                run.save()
+                run.display.say(f"stopped at step {run.at.step:,}" + (" and saved" if run.saved else ""))
+                run.display.say("the same command goes on from " + ("here" if run.saved else "the checkpoint before"))
+                raise SystemExit(128 + caught[0] if run.saved else 1) from None
             except OSError as error:
                 run.display.say(f"stopped at step {run.at.step:,}: {error}; the last checkpoint is kept")
                 raise SystemExit(1) from error
@@ -84,6 +87,7 @@ class Run:
         assert config.device is not None
         assert config.replay_device is not None
         self.config, self.caught, self.run_dir = config, caught, config.run_dir
+        self.device = torch.device(config.device)
         torch.manual_seed(config.seed)
         self.env = config.env.make(seed=config.seed)
         self.spec = spec_of(self.env)
@@ -101,19 +105,27 @@ class Run:
         self.seconds: dict[str, float] = defaultdict(float)  # since the last line of metrics
         self.news: dict[str, str] = {}
         self.evaluating = ""  # the world that is being evaluated in
+        self.saved = True  # whether the last attempt at a checkpoint succeeded
         self.saved_at = self.lap_start = time.monotonic()
 
         self.display = Display(config.steps, sum(self.agent.updates_due(step) for step in range(config.steps)))
         resumed = has_checkpoint(self.run_dir)
         self._greet(resumed)
-        write_json(self.run_dir / "config.json", to_json(config))
         if resumed:
             saved = load_checkpoint(self.run_dir, self.agent, self.replay)
+            if saved["position"]["step"] > config.steps:
+                raise UserError(f"{self.run_dir} is at step {saved['position']['step']:,}; --steps cannot be less")
             self.logger = Logger(self.run_dir, config.device, saved["logger"])
             self._restore(saved)
+            write_json(self.run_dir / "config.json", to_json(config))
         else:
+            if any(row["step"] > 0 for row in read_metrics(self.run_dir)):
+                raise UserError(
+                    f"{self.run_dir} holds the metrics of a run without its checkpoint; choose another place"
+                )
+            write_json(self.run_dir / "config.json", to_json(config))
             self.logger = Logger(self.run_dir, config.device)
-            write_json(self.run_dir / "meta.json", describe_machine(config, self.spec))
+            write_json(self.run_dir / "meta.json", {"spec": vars(self.spec), **describe_machine(config.device)})
 
     def loop(self) -> None:
         at, config = self.at, self.config
@@ -134,7 +146,8 @@ class Run:
             if self.action is None:
                 with self.timed("act"):
                     self.choose_action()
-                at.updates_left = self.agent.updates_due(at.step)
+            if at.due < at.step:
+                at.due, at.updates_left = at.step, self.agent.updates_due(at.step)
             while at.updates_left:
                 with self.timed("update"):
                     self.logger.log(self.agent.update(self.replay, at.step))
@@ -159,6 +172,11 @@ class Run:
         else:
             actions, self.state = self.agent.act(self.obs[None].to(self.config.device), self.state, explore=True)
             self.action = actions[0].cpu()
+            if not self.action.isfinite().all():
+                self.display.say(
+                    f"stopped at step {self.at.step:,}: the policy has diverged, its actions are not numbers"
+                )
+                raise SystemExit(1)
 
     def take_action(self) -> None:
         assert self.action is not None
@@ -228,8 +246,8 @@ class Run:
         if time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes:
             self.save()
 
-    def save(self) -> bool:
-        """Writes a checkpoint; says whether it could. A full disk is survived: the checkpoint before stays."""
+    def save(self) -> None:
+        """Writes a checkpoint. A full disk is reported and survived: the checkpoint before stays."""
         self.saved_at = time.monotonic()
         state = {
             "position": vars(self.at),
@@ -240,14 +258,14 @@ class Run:
             "random": {"cpu": torch.get_rng_state()},
             "logger": self.logger.state(),
         }
-        if self.config.device != "cpu":
-            state["random"]["cuda"] = torch.cuda.get_rng_state()
+        if self.device.type == "cuda":
+            state["random"]["cuda"] = torch.cuda.get_rng_state(self.device)
         try:
             save_checkpoint(self.run_dir, self.agent, self.replay, state)
+            self.saved = True
         except OSError as error:
             self.display.say(f"warning: no checkpoint at step {self.at.step:,} ({error}); the one before is kept")
-            return False
-        return True
+            self.saved = False
 
     def close(self) -> None:
         self.logger.close()
@@ -268,8 +286,8 @@ class Run:
         if saved["playing"]:
             self._replay_episode(list(saved["actions"]))
         torch.set_rng_state(saved["random"]["cpu"])
-        if "cuda" in saved["random"] and self.config.device != "cpu":
-            torch.cuda.set_rng_state(saved["random"]["cuda"])
+        if "cuda" in saved["random"] and self.device.type == "cuda":
+            torch.cuda.set_rng_state(saved["random"]["cuda"], self.device)
 
     def _replay_episode(self, actions: list[Tensor]) -> None:
         """The simulator is deterministic: the same seed and actions lead back to where the episode was."""
@@ -281,7 +299,7 @@ class Run:
         self.obs, self.actions = torch.from_numpy(obs), actions
         if not torch.equal(self.obs[-1], self.replay.newest_frame()):
             self.display.say("note: this renderer or simulator draws the saved state differently; a new episode begins")
-            self.obs, self.action, self.at.updates_left = None, None, 0
+            self.obs = self.action = None
 
     def _episode_seed(self) -> int:
         return int(np.random.SeedSequence([self.config.seed, self.at.episode, 0]).generate_state(1)[0])
@@ -343,11 +361,15 @@ def _signals() -> Iterator[list[int]]:
     """SIGINT and SIGTERM, collected; a second one acts at once."""
     caught: list[int] = []
 
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+
     def catch(number: int, _: FrameType | None) -> None:
         caught.append(number)
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, before[signal.Signals(number)])
 
-    before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in numbers:
+        signal.signal(number, catch)
     try:
         yield caught
     finally:

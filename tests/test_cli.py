@@ -1,5 +1,6 @@
 import ast
 import json
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -88,6 +89,8 @@ def test_pictures_are_drawn(trained):
         ("picture {tmp}/nonesuch", "is not a run directory"),
         ("plot {tmp}/nonesuch", "is not a run directory"),
         ("demo --steps 5", "--steps must be more than"),
+        ("evaluate {tmp} --episodes 0", "--episodes must be at least 1"),
+        ("picture {tmp} --states 0", "--states must be at least 1"),
     ],
 )
 def test_wrong_input_gets_a_clear_sentence_and_exit_code_2(tmp_path, words, message):
@@ -95,6 +98,24 @@ def test_wrong_input_gets_a_clear_sentence_and_exit_code_2(tmp_path, words, mess
     assert result.returncode == 2
     assert message in " ".join((result.stdout + result.stderr).split())
     assert "Traceback" not in result.stderr
+
+
+def test_a_place_that_cannot_be_written_fails_with_a_sentence(trained, tmp_path):
+    run_dir, words, _ = trained
+    (tmp_path / "file").touch()
+    for command in (["train", "alda", *words.split(), "--run-dir"], ["evaluate", run_dir, "--out"]):
+        result = run(*command, tmp_path / "file" / "x")
+        assert result.returncode == 1
+        assert "alda: [Errno" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_a_run_trained_on_a_gpu_is_evaluated_without_one(trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "device": "cuda", "replay_device": "cuda"}))
+    result = run("evaluate", tmp_path / "run", "--shifts", "train", "--episodes", "1")
+    assert result.returncode == 0, result.stderr
 
 
 def test_a_run_with_other_settings_is_refused(trained):
@@ -171,16 +192,16 @@ def test_the_core_never_imports_the_analysis():
             assert not any(name.startswith("alda.analysis") for name in names), path
 
 
-def test_the_examples_in_the_readme_run(trained, monkeypatch):
+def test_the_examples_in_readme_and_docs_run(trained, monkeypatch):
     run_dir, *_ = trained
     monkeypatch.chdir(run_dir.parent)
-    text = (ROOT / "README.md").read_text()
+    text = "".join(path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
     examples = [block.split("```")[0] for block in text.split("```python\n")[1:]]
-    assert examples
+    assert len(examples) >= 3
     (run_dir.parent / "demo").mkdir(exist_ok=True)
     (run_dir.parent / "demo" / "run").symlink_to(run_dir)
     for example in examples:
-        exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
+        exec(compile(example, "example", "exec"), {"__name__": "readme"})
 
 
 def test_the_public_names_are_there():

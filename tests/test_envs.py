@@ -143,7 +143,11 @@ def test_the_newest_frame_is_what_the_camera_sees(make):
     obs, _, _ = roll(env, 0)
     picture = env.physics.render(64, 64, camera_id=0)
     assert np.array_equal(obs[-1][-1], picture.transpose(2, 0, 1))
-    assert np.array_equal(env.render(), picture)
+    first = env.render()
+    assert np.array_equal(first, picture)
+    env.step(np.ones(1, np.float32))
+    assert not np.array_equal(env.render(), first)  # and the first is still what it was
+    assert np.array_equal(first, picture)
 
 
 @pytest.mark.parametrize("shift", SHIFTS)
@@ -183,6 +187,11 @@ def test_unknown_names_are_refused_with_the_nearest_known():
         alda.make_env("walker_wolk")
     with pytest.raises(UserError, match="unknown shift 'colour_hard'; did you mean 'color_hard'"):
         alda.make_env("walker_walk", shift="colour_hard")
+    with pytest.raises(UserError, match="unknown rendering profile 'neer'; did you mean 'near'"):
+        alda.make_env("walker_walk", profile="neer")
+    for option in ("action_repeat", "frames", "image_size", "episode_length"):
+        with pytest.raises(UserError, match=f"{option} must be at least 1, not 0"):
+            alda.make_env("walker_walk", **{option: 0})
 
 
 def test_profiles_differ_as_documented(make):

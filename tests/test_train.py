@@ -154,22 +154,84 @@ def test_time_based_checkpoints_change_nothing(uncut, tmp_path):
     assert same(weights(tmp_path / "run"), weights(uncut["alda"]))
 
 
-def test_a_full_disk_costs_nothing_but_the_newest_checkpoint(uncut, tmp_path, monkeypatch, capsys):
-    config, real, saves = config_for(tmp_path / "run"), alda.replay.write_tensors, []
+def test_a_run_killed_while_it_evaluates_goes_on_from_the_checkpoint_it_wrote_there(uncut, tmp_path, monkeypatch):
+    config = config_for(tmp_path / "run", checkpoint_minutes=0.0)
 
-    def full(path, tensors):
-        saves.append(path)
-        if len(saves) > 1:
-            raise OSError(28, "No space left on device")
-        real(path, tensors)
+    class Killed(BaseException):
+        pass
+
+    breathe, seen = Run.breathe, []
+
+    def die(self):
+        breathe(self)  # saves
+        if self.at.step == 20 and self.evaluating:
+            seen.append(self.evaluating)
+            if len(seen) == 12:  # amid the second world
+                raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(alda.replay, "write_tensors", full)
-        train(dataclasses.replace(config, steps=20))
-    assert "warning: no checkpoint at step 20" in capsys.readouterr().out
-    assert len(list((tmp_path / "run" / "checkpoints").glob("save_*"))) == 1
-    train(config)  # goes on from the checkpoint at step 10
+        patch.setattr(Run, "breathe", die)
+        with pytest.raises(Killed):
+            train(config)
+    assert seen[-1] == "color_hard"
+    train(config_for(tmp_path / "run"))
+    assert records(tmp_path / "run") == records(uncut["alda"])
     assert same(weights(tmp_path / "run"), weights(uncut["alda"]))
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_train import config_for
+from alda.train import train
+import alda.train
+evaluate = alda.train.Run.evaluate
+def limited(self):
+    if self.at.step == int(sys.argv[4]):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
+    evaluate(self)
+alda.train.Run.evaluate = limited
+train(config_for(Path(sys.argv[2])))
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "step", "message"),
+    [(200_000, 20, "warning: no checkpoint at step 20"), (200, 20, "stopped at step 20"), (200_000, 31, "at step 31")],
+)
+def test_a_full_disk_never_costs_the_last_checkpoint(uncut, tmp_path, limit, step, message):
+    """From some moment on no file may be larger than so many bytes, which fails as a full disk does."""
+    words = [Path(__file__).parent, tmp_path / "run", limit, step]
+    result = subprocess.run(
+        [sys.executable, "-c", LIMITED, *map(str, words)], capture_output=True, text=True, timeout=120
+    )
+    assert message in result.stdout
+    assert "Traceback" not in result.stderr
+    assert result.returncode == 1
+    train(config_for(tmp_path / "run"))
+    assert same(weights(tmp_path / "run"), weights(uncut["alda"]))
+    assert [row["step"] for row in records(tmp_path / "run")] == [row["step"] for row in records(uncut["alda"])]
+
+
+def test_fewer_steps_than_were_taken_are_refused(uncut, tmp_path):
+    with pytest.raises(UserError, match="is at step 31; --steps cannot be less"):
+        train(config_for(uncut["alda"], steps=12))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 10}\n')
+    with pytest.raises(UserError, match="holds the metrics of a run without its checkpoint"):
+        train(config_for(tmp_path))
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 10}\n'
+
+
+def test_a_policy_that_diverged_ends_the_run_with_a_sentence(tmp_path, monkeypatch, capsys):
+    def nothing(self, obs, state, *, explore):
+        return torch.full((1, 1), torch.nan if explore else 0.0), state
+
+    monkeypatch.setattr(alda.agents.alda.ALDA, "act", nothing)
+    with pytest.raises(SystemExit) as stopped:
+        train(config_for(tmp_path / "run"))
+    assert stopped.value.code == 1
+    assert "the policy has diverged" in capsys.readouterr().out
 
 
 def test_videos_show_train_and_shifted_worlds(tmp_path):
@@ -235,15 +297,21 @@ def test_bad_settings_are_refused_before_anything_is_written(tmp_path):
     for changes, message in (
         ({"steps": 0}, "--steps must be at least 1"),
         ({"shifts": ("color_hrad",)}, "did you mean 'color_hard'"),
-        ({"device": "cuda"}, "no CUDA device"),
-        ({"seed": -1}, "--seed must not be negative"),
+        ({"device": "cuda"}, "there is no device cuda here"),
+        ({"seed": -1}, "--seed must be from 0"),
+        ({"checkpoint_minutes": -1.0}, "--checkpoint-minutes must be a number from 0 on"),
+        ({"env": EnvConfig(action_repeat=-1)}, "--env.action-repeat must be at least 1"),
+        ({"agent": ALDAConfig(actor_update_every=0)}, "--agent.actor-update-every must be at least 1"),
+        ({"agent": ALDAConfig(beta=float("inf"))}, "--agent.beta must be a number"),
+        ({"agent": ALDAConfig(log_std_bounds=(2.0, -10.0))}, "must be a lower and a higher number"),
+        ({"agent": ALDAConfig(discount=1.5)}, "--agent.discount must be from 0 to 1"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
         ({"replay_capacity": 0}, "--replay-capacity must be at least 1"),
     ):
         if changes == {"device": "cuda"} and torch.cuda.is_available():
             continue
         with pytest.raises(UserError, match=message):
-            train(config_for(tmp_path / "run", **changes))
+            train(dataclasses.replace(config_for(tmp_path / "run"), **changes))
     assert not (tmp_path / "run").exists()
 
 

@@ -19,7 +19,7 @@ State = Any  # recurrent policy state; None for memoryless policies
 @dataclass(frozen=True)
 class AgentConfig:
     random_steps: int = 1_000
-    """Agent steps taken at random before learning starts; as many updates then catch up on them."""
+    """Agent steps taken at random before learning starts; as many updates then catch up (even: the actor's too)."""
     batch_size: int = 128
     """Transitions per update."""
     discount: float = 0.99
@@ -43,7 +43,7 @@ class Agent(nn.Module, ABC):
     def updates_due(self, step: int) -> int:
         """How many learning steps to take at this agent step."""
         if step == self.config.random_steps:
-            return max(self.config.random_steps, 1)  # catch up on the data collected at random
+            return self.config.random_steps  # catch up on the data collected at random
         return int(step > self.config.random_steps)
 
     def initial_state(self, num_envs: int) -> State:
@@ -70,11 +70,13 @@ class Agent(nn.Module, ABC):
 
     def descend(self, *names: str, loss: Tensor) -> None:
         """One gradient step of `loss` on everything the named optimisers own."""
-        for name in names:
-            self.optimizers[name].zero_grad(set_to_none=True)
-        loss.backward()
-        for name in names:
-            self.optimizers[name].step()
+        optimizers = [self.optimizers[name] for name in names]
+        owned = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward(inputs=owned)
+        for optimizer in optimizers:
+            optimizer.step()
 
     def training_state(self) -> dict[str, Any]:
         """What learning needs besides the weights. Hyper-parameters are left out: the config sets them."""

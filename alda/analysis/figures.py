@@ -20,6 +20,10 @@ def plot_runs(runs: Sequence[Path], *, out: Path | None = None) -> Path:
     if not runs:
         raise UserError("name at least one run directory")
 
+    file = out or runs[0] / "curve.png"
+    if file.suffix not in (".png", ".svg"):
+        raise UserError(f"figures are written as .png or .svg, not as {file.name}")
+
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     returns, quality = figure.subplots(1, 2)
     for run in runs:
@@ -43,8 +47,10 @@ def plot_runs(runs: Sequence[Path], *, out: Path | None = None) -> Path:
     quality.set(xlabel="agent steps (thousands)", ylabel="reconstruction, PSNR (dB)", title="newest frame, decoded")
     for axes in (returns, quality):
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
-    file = out or runs[0] / "curve.png"
+        if axes.lines:
+            axes.legend(frameon=False)
+        else:
+            axes.remove()  # no run here decodes images
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=150)
     print(f"written to {file}")

@@ -1,7 +1,7 @@
 """A dm_control suite task as a Gymnasium environment that is seen, not measured: stacked uint8 frames."""
 
 from collections import deque
-from typing import Any
+from typing import Any, get_args
 
 import gymnasium
 import numpy as np
@@ -9,7 +9,8 @@ from jaxtyping import UInt8
 
 from alda.envs.rendering import Profile, apply_profile, default_profile, load_suite
 from alda.envs.shift import Shift
-from alda.envs.tasks import action_repeat_of, split_task
+from alda.envs.tasks import action_repeat_of, split_task, unknown
+from alda.errors import UserError
 
 EPISODE_LENGTH = 1_000  # control steps
 _NO_LIMIT = 1e6  # seconds: dm_control never ends an episode by time, this class does
@@ -44,11 +45,19 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         render_mode: str | None = None,
     ) -> None:
         domain, name = split_task(task)
+        counts = {"action_repeat": 1 if action_repeat is None else action_repeat, "frames": frames}
+        for option, value in {**counts, "image_size": image_size, "episode_length": episode_length}.items():
+            if value < 1:
+                raise UserError(f"{option} must be at least 1, not {value}")
+        if profile not in (None, *get_args(Profile)):
+            raise UserError(unknown("rendering profile", str(profile), dict.fromkeys(get_args(Profile))))
+        if seed < 0:
+            raise UserError(f"the seed must not be negative, as {seed} is")
         self.task, self.shift = task, shift
         self.action_repeat = action_repeat or action_repeat_of(task)
         self.episode_length = episode_length
         self.render_mode = render_mode
-        self._env = load_suite().load(domain, name, task_kwargs={"random": seed, "time_limit": _NO_LIMIT})
+        self._env = load_suite().load(domain, name, task_kwargs={"random": seed % 2**32, "time_limit": _NO_LIMIT})
         agent_steps_per_second = 1 / (self._env.control_timestep() * self.action_repeat)
         self.metadata = {**self.metadata, "render_fps": max(1, round(agent_steps_per_second))}
         self.profile: Profile = profile or default_profile()
@@ -118,7 +127,7 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
             self._camera = Camera(self.physics, self._image_size, self._image_size, camera_id=0)
         picture = self._camera.render(render_flag_overrides=self._render_flags or None)
-        return self.shift.finish(picture)
+        return self.shift.finish(np.ascontiguousarray(picture))  # a copy: the camera draws into the same buffer again
 
     def _seed(self, seed: int) -> None:
         self._env.task.random.seed(seed % 2**32)

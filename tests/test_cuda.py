@@ -1,0 +1,58 @@
+"""The same promises on a GPU; skipped where there is none."""
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import SMALL, SPEC, fill
+from test_train import config_for, records
+
+from alda.agents import AGENTS, make_agent
+from alda.checkpoint import load_weights
+from alda.fast import accelerate
+from alda.replay import Replay
+from alda.train import train
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("replay_device", ["cpu", "cuda"])
+@pytest.mark.parametrize("speed", ["plain", "fast"])
+def test_updates_are_finite_and_never_wait_for_the_device(name, replay_device, speed):
+    torch.manual_seed(0)
+    replay = fill(Replay(SPEC, 100, 0.99, replay_device, "cuda"))
+    agent = accelerate(make_agent(AGENTS[name][0](**SMALL), SPEC).to("cuda"), speed)
+    agent.update(replay, 0)
+    if replay_device == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        metrics = [agent.update(replay, step) for step in range(4)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(value.isfinite() for row in metrics for value in row.values())
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_one_plain_update_equals_the_cpu(name):
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    batch, results = fill(Replay(SPEC, 100, 0.99)).sample(4), []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        agent = make_agent(AGENTS[name][0](**SMALL), SPEC).to(device)
+        moved = type(batch)(*(field.to(device) for field in batch))
+        results.append(agent.update_representation(moved))
+        features, _ = agent.representation.both_ends(moved)
+        results[-1]["features"] = features.detach().mean()
+    for key, value in results[0].items():
+        assert results[1][key].item() == pytest.approx(value.item(), rel=1e-3, abs=1e-3), key
+
+
+@pytest.mark.parametrize("replay_device", ["cpu", "cuda"])
+def test_a_run_trains_and_resumes(tmp_path, replay_device):
+    config = config_for(tmp_path / "run", steps=20, device="cuda", replay_device=replay_device)
+    train(config)
+    train(dataclasses.replace(config, steps=31))
+    assert records(tmp_path / "run")[-1]["step"] == 31
+    agent = make_agent(config.agent, dataclasses.replace(SPEC, action_dim=1))
+    assert load_weights(tmp_path / "run", agent) == 31
