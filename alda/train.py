@@ -1,15 +1,12 @@
 """The training loop, and the run around it that can be stopped anywhere and continued."""
 
-import fcntl
-import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import psutil
@@ -25,6 +22,7 @@ from alda.evaluate import episode_seeds, play
 from alda.fast import accelerate
 from alda.files import write_json
 from alda.logger import Logger, read_metrics
+from alda.process import collected_signals, only_one
 from alda.records import describe_machine
 from alda.replay import Replay
 from alda.video import side_by_side, write_video
@@ -59,7 +57,7 @@ def train(config: Config) -> Path:
     config = _requested(config)
     assert config.run_dir is not None
     config.run_dir.mkdir(parents=True, exist_ok=True)
-    with _only_one(config.run_dir), _signals() as caught:
+    with only_one(config.run_dir), collected_signals() as caught:
         run = Run(config, caught)
         with run.display:
             try:
@@ -343,35 +341,3 @@ def _requested(config: Config) -> Config:
             f"{resolved.run_dir} holds a run with other settings ({fixed}); choose another --run-dir or --name"
         )
     return from_json(new, resolved.run_dir)
-
-
-@contextmanager
-def _only_one(run_dir: Path) -> Iterator[IO[str]]:
-    """Two processes on one run directory would spoil each other's records."""
-    with (run_dir / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{run_dir} is being trained by another process") from None
-        yield lock
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM, collected; a second one acts at once."""
-    caught: list[int] = []
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
-
-    def catch(number: int, _: FrameType | None) -> None:
-        caught.append(number)
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in numbers:
-        signal.signal(number, catch)
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

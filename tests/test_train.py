@@ -144,6 +144,22 @@ def test_records_say_what_was_run_and_what_came_of_it(uncut):
     assert list((uncut["alda"] / "tensorboard").glob("events*"))
 
 
+def test_tensorboard_gets_the_same_numbers(uncut):
+    from tensorboardX.proto.event_pb2 import Event
+
+    (file,) = (uncut["alda"] / "tensorboard").iterdir()
+    content, seen = file.read_bytes(), {}
+    while content:  # length, its checksum, the event, its checksum
+        size = int.from_bytes(content[:8], "little")
+        event, content = Event.FromString(content[12 : 12 + size]), content[16 + size :]
+        seen |= {(event.step, value.tag): value.simple_value for value in event.summary.value}
+    for row in read_metrics(uncut["alda"]):
+        for name in ("critic/loss", "eval/color_hard/return", "train/return", "time/update"):
+            if name in row:
+                assert seen[row["step"], name] == pytest.approx(row[name], rel=1e-6)
+    assert len(seen) > 100
+
+
 def test_evaluation_changes_nothing_in_training(uncut, tmp_path):
     train(config_for(tmp_path / "run", eval_every=STEPS, shifts=("train",)))
     assert same(weights(tmp_path / "run"), weights(uncut["alda"]))

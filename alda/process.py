@@ -1,0 +1,43 @@
+"""One process on one run: a lock on its directory, and signals that wait for a good moment."""
+
+import fcntl
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from alda.errors import UserError
+
+
+@contextmanager
+def only_one(run_dir: Path) -> Iterator[IO[str]]:
+    """Two processes on one run directory would spoil each other's records."""
+    with (run_dir / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{run_dir} is being trained by another process") from None
+        yield lock
+
+
+@contextmanager
+def collected_signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM, collected; a second one acts at once."""
+    caught: list[int] = []
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def catch(number: int, _: FrameType | None) -> None:
+        caught.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in numbers:
+        signal.signal(number, catch)
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
