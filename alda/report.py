@@ -91,7 +91,6 @@ def picture_run(
     run: Path, *, shift: str = "color_hard", states: int = 5, seed: int = 0, out: Path | None = None
 ) -> Path:
     """Writes a PNG of a few states of one episode: frame | reconstruction | shifted frame | its reconstruction."""
-    policy = load(run)
     if shift not in SHIFTS:
         raise UserError(unknown("shift", shift, SHIFTS))
     if states < 1 or seed < 0:
@@ -99,6 +98,7 @@ def picture_run(
     file = out or run / "picture.png"
     if file.suffix != ".png":
         raise UserError(f"pictures are written as .png, not as {file.name}")
+    policy = load(run)
     file.parent.mkdir(parents=True, exist_ok=True)
     picture_of_worlds(policy, shift, states, seed).save(file)
     print(f"written to {file}")

@@ -1,7 +1,7 @@
 """A dm_control suite task as a Gymnasium environment that is seen, not measured: stacked uint8 frames."""
 
 from collections import deque
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import gymnasium
 import numpy as np
@@ -41,7 +41,7 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         frames: int = 3,
         image_size: int = 64,
         episode_length: int = EPISODE_LENGTH,
-        profile: Profile | None = None,
+        profile: str | None = None,
         render_mode: str | None = None,
     ) -> None:
         domain, name = split_task(task)
@@ -49,8 +49,8 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         for option, value in {**counts, "image_size": image_size, "episode_length": episode_length}.items():
             if value < 1:
                 raise UserError(f"{option} must be at least 1, not {value}")
-        if profile not in (None, *get_args(Profile)):
-            raise UserError(unknown("rendering profile", str(profile), dict.fromkeys(get_args(Profile))))
+        if profile is not None and profile not in get_args(Profile):
+            raise UserError(unknown("rendering profile", profile, dict.fromkeys(get_args(Profile))))
         if seed < 0:
             raise UserError(f"the seed must not be negative, as {seed} is")
         self.task, self.shift = task, shift
@@ -60,7 +60,7 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._env = load_suite().load(domain, name, task_kwargs={"random": seed % 2**32, "time_limit": _NO_LIMIT})
         agent_steps_per_second = 1 / (self._env.control_timestep() * self.action_repeat)
         self.metadata = {**self.metadata, "render_fps": max(1, round(agent_steps_per_second))}
-        self.profile: Profile = profile or default_profile()
+        self.profile = cast(Profile, profile or default_profile())
         self._render_flags = apply_profile(self._env.physics.model, self.profile, image_size)
         self._image_size = image_size
         self._camera: Any = None  # made at the first frame, with its OpenGL context
