@@ -27,7 +27,7 @@ def describe_machine(device: str) -> dict[str, Any]:
         "bfloat16": has_bfloat16(torch.device(device).type),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
     }
 
 
