@@ -61,7 +61,9 @@ def picture(words: list[str]) -> None:
         shift: str = "color_hard"
         """The shifted world."""
         states: int = 5
-        """Number of states, evenly spread over one episode."""
+        """Number of states of one episode."""
+        every: int | None = None
+        """Agent steps between them (None: evenly spread over the episode)."""
         seed: int = 0
         """Seed of the episode."""
         out: Path | None = None

@@ -6,6 +6,7 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 
 _PLAIN_SECONDS = 30.0  # between plain lines
 _WINDOW_SECONDS = 60.0  # over which speeds are measured
@@ -25,8 +26,8 @@ class Display:
         self._printed = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[news]}"),
+            BarColumn(bar_width=16),
+            TextColumn("{task.fields[news]}", table_column=Column(overflow="fold")),
             console=self.console,
             refresh_per_second=4,
         )
@@ -62,12 +63,15 @@ class Display:
             self.say(f"{doing}  {where}  {news}")
 
     def _speed(self) -> str:
-        (before, first_step, first_update), (now, step, updates) = self._seen[0], self._seen[-1]
+        """Speeds over the window; that of learning from where learning began in it."""
+        (before, first, _), (now, step, updates) = self._seen[0], self._seen[-1]
         if now == before:
             return ""
-        learning = (updates - first_update) / (now - before)
-        rate = f"{(step - first_step) / (now - before):.1f} steps/s, {learning:.1f} updates/s"
-        return f"{rate}, {clock((self._updates - updates) / learning)} left" if learning else rate
+        learning = [seen for seen in self._seen if seen[2] > self._seen[0][2]]
+        spent, learned = (now - learning[0][0], updates - learning[0][2]) if learning else (0.0, 0)
+        rate = learned / spent if spent else 0.0
+        text = f"{(step - first) / (now - before):.1f} steps/s, {rate:.1f} updates/s"
+        return f"{text}, {clock((self._updates - updates) / rate)} left" if rate else text
 
 
 def clock(seconds: float) -> str:

@@ -42,10 +42,10 @@ def demo(out: Path, *, steps: int, seed: int) -> None:
         table.add_row(shift, f"{before[f'eval/{shift}/return']:.0f}", f"{world['mean']:.0f}")
     console = Console()
     console.print(table)
-    picture_run(run, out=out / "reconstructions.png", seed=seed)
+    picture_run(run, every=6, out=out / "reconstructions.png", seed=seed)
     console.print(
         "In a few minutes the agent learns to see, which the picture shows; to balance takes longer: "
         "published runs return 797 (train) and 742 (color_hard) after 50,000 steps.",
         highlight=False,
     )
-    console.print(f"curves: tensorboard --logdir {run / 'tensorboard'}", highlight=False)
+    console.print(f"curves: alda plot {run}", highlight=False)

@@ -88,27 +88,36 @@ def evaluate_run(
 
 
 def picture_run(
-    run: Path, *, shift: str = "color_hard", states: int = 5, seed: int = 0, out: Path | None = None
+    run: Path,
+    *,
+    shift: str = "color_hard",
+    states: int = 5,
+    every: int | None = None,
+    seed: int = 0,
+    out: Path | None = None,
 ) -> Path:
-    """Writes a PNG of a few states of one episode: frame | reconstruction | shifted frame | its reconstruction."""
+    """Writes a PNG of a few states of one episode: frame | reconstruction | shifted frame | its reconstruction.
+
+    every: agent steps between the states; None spreads them over the episode.
+    """
     if shift not in SHIFTS:
         raise UserError(unknown("shift", shift, SHIFTS))
-    if states < 1 or seed < 0:
-        raise UserError("--states must be at least 1, and --seed must not be negative")
+    if states < 1 or seed < 0 or (every is not None and every < 1):
+        raise UserError("--states and --every must be at least 1, and --seed must not be negative")
     file = out or run / "picture.png"
     if file.suffix != ".png":
         raise UserError(f"pictures are written as .png, not as {file.name}")
     policy = load(run)
     file.parent.mkdir(parents=True, exist_ok=True)
-    picture_of_worlds(policy, shift, states, seed).save(file)
+    picture_of_worlds(policy, shift, states, every, seed).save(file)
     print(f"written to {file}")
     return file
 
 
-def picture_of_worlds(policy: Policy, shift: str, states: int, seed: int) -> Image.Image:
+def picture_of_worlds(policy: Policy, shift: str, states: int, every: int | None, seed: int) -> Image.Image:
     """The states of one episode in two worlds, side by side with what the agent reconstructs of each."""
     worlds = ("train", shift)
-    frames = dict(zip(worlds, _same_states(policy, worlds, states, seed), strict=True))
+    frames = dict(zip(worlds, _same_states(policy, worlds, states, every, seed), strict=True))
     columns = {}
     for world, observations in frames.items():
         columns[world] = [obs[-1] for obs in observations]
@@ -118,7 +127,7 @@ def picture_of_worlds(policy: Policy, shift: str, states: int, seed: int) -> Ima
 
 
 def _same_states(
-    policy: Policy, worlds: Sequence[str], states: int, seed: int
+    policy: Policy, worlds: Sequence[str], states: int, every: int | None, seed: int
 ) -> list[list[UInt8[np.ndarray, "f c h w"]]]:
     """Observations of one episode, played in the first world and repeated action by action in the others."""
     envs = [policy.config.env.make(world, seed) for world in worlds]
@@ -133,7 +142,8 @@ def _same_states(
             done = terminated or truncated
     for env in envs:
         env.close()
-    chosen = np.linspace(0, len(observations[0]) - 1, states).round().astype(int)
+    last = len(observations[0]) - 1
+    chosen = np.linspace(0, last if every is None else min(last, every * (states - 1)), states).round().astype(int)
     return [[seen[i] for i in chosen] for seen in observations]
 
 
