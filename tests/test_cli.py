@@ -90,7 +90,7 @@ def test_pictures_are_drawn(trained):
         ("plot {tmp}/nonesuch", "is not a run directory"),
         ("demo --steps 5", "--steps must be more than"),
         ("evaluate {tmp} --episodes 0", "--episodes must be at least 1"),
-        ("picture {tmp} --states 0", "--states must be at least 1"),
+        ("picture {tmp} --states 0", "--states and --every must be at least 1"),
     ],
 )
 def test_wrong_input_gets_a_clear_sentence_and_exit_code_2(tmp_path, words, message):
