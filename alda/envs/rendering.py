@@ -88,7 +88,10 @@ def _egl_works() -> bool:
     name = find_library("EGL")
     if name is None:
         return False
-    egl = ctypes.CDLL(name)
+    try:
+        egl = ctypes.CDLL(name)
+    except OSError:  # listed, but not there
+        return False
     egl.eglGetProcAddress.restype = ctypes.c_void_p
     query, display_of = (egl.eglGetProcAddress(f) for f in (b"eglQueryDevicesEXT", b"eglGetPlatformDisplayEXT"))
     if not query or not display_of:
