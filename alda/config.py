@@ -96,6 +96,8 @@ class Config:
 
     def _check(self) -> None:
         split_task(self.env.task)
+        if not self.shifts:
+            raise UserError("--shifts needs at least one world to evaluate in")
         for shift in self.shifts:
             if shift not in SHIFTS:
                 raise UserError(unknown("shift", shift, SHIFTS))

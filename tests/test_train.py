@@ -314,6 +314,7 @@ def test_bad_settings_are_refused_before_anything_is_written(tmp_path):
         ({"steps": 0}, "--steps must be at least 1"),
         ({"shifts": ("color_hrad",)}, "did you mean 'color_hard'"),
         ({"device": "cuda"}, "there is no device cuda here"),
+        ({"shifts": ()}, "--shifts needs at least one world"),
         ({"seed": -1}, "--seed must be from 0"),
         ({"checkpoint_minutes": -1.0}, "--checkpoint-minutes must be a number from 0 on"),
         ({"env": EnvConfig(action_repeat=-1)}, "--env.action-repeat must be at least 1"),

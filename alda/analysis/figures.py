@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from alda.config import load_config
+from alda.config import Config, load_config
 from alda.errors import UserError
 from alda.logger import read_metrics
 
@@ -24,34 +25,41 @@ def plot_runs(runs: Sequence[Path], *, out: Path | None = None) -> Path:
     if file.suffix not in (".png", ".svg"):
         raise UserError(f"figures are written as .png or .svg, not as {file.name}")
 
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    returns, quality = figure.subplots(1, 2)
-    for run in runs:
-        config = load_config(run)
-        rows = [row for row in read_metrics(run) if any(key.startswith("eval/") for key in row)]
-        if not rows:
-            raise UserError(f"{run} has no evaluation yet")
+    curves = [_curve(run) for run in runs]
+    decodes = any(f"eval/{shift}/psnr" in rows[0] for config, rows in curves for shift in config.shifts)
+    figure = Figure(figsize=(9 if decodes else 5, 3.4), layout="constrained")
+    panels = figure.subplots(1, 2 if decodes else 1, squeeze=False)[0]
+    for config, rows in curves:
         steps = [row["step"] / 1000 for row in rows]
         for shift in config.shifts:
-            label = shift if len(runs) == 1 else f"{config.method} {shift} (seed {config.seed})"
+            label = shift if len(runs) == 1 else f"{config.env.task}, {config.method} {config.seed}, {shift}"
             means = [row[f"eval/{shift}/return"] for row in rows]
-            spread = [
-                [mean - min(row[f"eval/{shift}/returns"]) for mean, row in zip(means, rows, strict=True)],
-                [max(row[f"eval/{shift}/returns"]) - mean for mean, row in zip(means, rows, strict=True)],
-            ]
-            returns.errorbar(steps, means, spread, marker="o", markersize=3, capsize=2, linewidth=1.5, label=label)
+            singles = [row[f"eval/{shift}/returns"] for row in rows]
+            below = [mean - min(single) for mean, single in zip(means, singles, strict=True)]
+            above = [max(single) - mean for mean, single in zip(means, singles, strict=True)]
+            panels[0].errorbar(steps, means, [below, above], marker="o", markersize=3, capsize=2, label=label)
             if f"eval/{shift}/psnr" in rows[0]:
-                quality.plot(steps, [row[f"eval/{shift}/psnr"] for row in rows], marker="o", markersize=3, label=label)
-    title = f"{config.env.task}, {config.method}"
-    returns.set(xlabel="agent steps (thousands)", ylabel="return of an episode", title=title)
-    quality.set(xlabel="agent steps (thousands)", ylabel="reconstruction, PSNR (dB)", title="newest frame, decoded")
-    for axes in (returns, quality):
+                panels[1].plot(
+                    steps, [row[f"eval/{shift}/psnr"] for row in rows], marker="o", markersize=3, label=label
+                )
+    tasks = ", ".join(sorted({config.env.task for config, _ in curves}))
+    panels[0].set(title=f"{tasks}: mean, lowest, highest", ylabel="return of an episode")
+    if decodes:
+        panels[1].set(title="newest frame, decoded", ylabel="reconstruction, PSNR (dB)")
+    for axes in panels:
+        axes.set_xlabel("agent steps (thousands)")
         axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend(frameon=False)
-        else:
-            axes.remove()  # no run here decodes images
+        axes.legend(frameon=False)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=150)
     print(f"written to {file}")
     return file
+
+
+def _curve(run: Path) -> tuple[Config, list[dict[str, Any]]]:
+    """A run's config and its evaluations."""
+    config = load_config(run)
+    rows = [row for row in read_metrics(run) if f"eval/{config.shifts[0]}/return" in row]
+    if not rows:
+        raise UserError(f"{run} has no evaluation yet")
+    return config, rows
