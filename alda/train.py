@@ -113,8 +113,8 @@ class Run:
             saved = load_checkpoint(self.run_dir, self.agent, self.replay)
             if saved["position"]["step"] > config.steps:
                 raise UserError(f"{self.run_dir} is at step {saved['position']['step']:,}; --steps cannot be less")
-            self.logger = Logger(self.run_dir, config.device, saved["logger"])
             self._restore(saved)
+            self.logger = Logger(self.run_dir, config.device, saved["logger"])
             write_json(self.run_dir / "config.json", to_json(config))
         else:
             if any(row["step"] > 0 for row in read_metrics(self.run_dir)):
@@ -279,7 +279,10 @@ class Run:
             self.seconds[what] += time.monotonic() - start
 
     def _restore(self, saved: dict[str, Any]) -> None:
-        self.at = Position(**saved["position"])
+        try:
+            self.at = Position(**saved["position"])
+        except TypeError as error:
+            raise UserError(f"the checkpoint in {self.run_dir} is from another version of alda: {error}") from error
         self.state, self.action = saved["policy_state"], saved["action"]
         if saved["playing"]:
             self._replay_episode(list(saved["actions"]))

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -350,8 +351,6 @@ def test_a_loaded_policy_acts_as_the_trained_one(uncut):
 
 
 def test_damaged_or_foreign_checkpoints_are_refused_and_never_run(uncut, tmp_path):
-    import shutil
-
     import alda
 
     class Evil:
@@ -371,9 +370,16 @@ def test_damaged_or_foreign_checkpoints_are_refused_and_never_run(uncut, tmp_pat
         alda.load(tmp_path)
 
 
-def test_a_run_without_its_replay_can_be_evaluated_but_not_continued(uncut, tmp_path):
-    import shutil
+def test_a_checkpoint_of_another_version_is_refused(uncut, tmp_path):
+    shutil.copytree(uncut["alda"], tmp_path / "run")
+    (file,) = (tmp_path / "run").glob("checkpoints/save_*/state.json")
+    state = json.loads(file.read_text())
+    file.write_text(json.dumps({**state, "position": {**state["position"], "novelty": 1}}))
+    with pytest.raises(UserError, match="is from another version of alda"):
+        train(config_for(tmp_path / "run"))
 
+
+def test_a_run_without_its_replay_can_be_evaluated_but_not_continued(uncut, tmp_path):
     import alda
 
     shutil.copytree(uncut["alda"], tmp_path / "run")
