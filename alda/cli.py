@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from alda.errors import UserError
+from alda.envs.data import Data
+from alda.errors import UserError, WorkerError
 
 
 def train(words: list[str]) -> None:
@@ -42,6 +43,9 @@ def evaluate(words: list[str]) -> None:
         """Seed of the episodes; equal seeds give equal starting states for every agent and world."""
         device: str = "cpu"
         """Where the agent acts: cpu or cuda."""
+        workers: int | None = None
+        """Processes that play side by side; they change no score (None: one per core, at most 16; 0: this one)."""
+        data: Data = field(default_factory=Data)
         out: Path | None = None
         """JSON file to write (None: RUN/evaluations/step_STEP_seed_SEED.json)."""
 
@@ -141,7 +145,7 @@ def main() -> None:
             COMMANDS[command](words)
         except UserError as error:
             sys.exit(_refuse(str(error)))
-        except OSError as error:
+        except (OSError, WorkerError) as error:
             print(f"alda: {error}", file=sys.stderr)
             sys.exit(1)
         except KeyboardInterrupt:

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import math
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,12 +14,16 @@ import torch
 
 from alda.agents import AGENTS, AgentConfig, method_name
 from alda.agents.alda import ALDAConfig
-from alda.envs import SHIFTS, make_env
+from alda.envs import check_shift, make_env, prepare
+from alda.envs.data import Data
 from alda.envs.dmc import EPISODE_LENGTH, DMCEnv
+from alda.envs.pool import default_workers
 from alda.envs.rendering import Profile, default_profile
-from alda.envs.tasks import action_repeat_of, split_task, unknown
+from alda.envs.scene import Visuals
+from alda.envs.tasks import action_repeat_of, split_task
 from alda.errors import UserError
 from alda.fast import Speed
+from alda.records import describe_world
 from alda.types import EnvSpec
 
 
@@ -35,17 +41,17 @@ class EnvConfig:
     """Control steps per episode."""
     profile: Profile | None = None
     """Rendering quality (None: near on software rendering, exact on a GPU). fast is another look, for debugging."""
-    color_table: Path | None = None
-    """Colour settings to use in place of our own: a JSON file, or a folder with color_easy.json and color_hard.json."""
-
-    def make(self, shift: str = "train", seed: int = 0) -> DMCEnv:
-        return make_env(shift=shift, seed=seed, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+    visuals: Visuals = "classic"
+    """Floors as simulators drew them when the benchmarks were made (classic), or as MuJoCo does today (native)."""
+    reference: bool = False
+    """Reproduce the pixels of the benchmarks' own code where ours differ on purpose (docs/environments.md); slower."""
 
 
 @dataclass(frozen=True)
 class Config:
     agent: AgentConfig = field(default_factory=ALDAConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
+    data: Data = field(default_factory=Data)
     seed: int = 0
     """Seed of everything random in the run."""
     steps: int = 500_000
@@ -55,11 +61,16 @@ class Config:
     name: str = "default"
     """Name of the variant, part of the default run directory."""
     shifts: tuple[str, ...] = ("train", "color_hard")
-    """Worlds to evaluate in while training."""
+    """Worlds to evaluate in while training; `alda envs` lists them."""
     eval_every: int = 10_000
     """Agent steps between evaluations; there is one before and one after training as well."""
     eval_episodes: int = 10
     """Episodes per evaluation and world."""
+    eval_workers: int | None = None
+    """Processes that play evaluation episodes side by side (None: one per core, at most 16; 0: none but this one)."""
+    num_envs: int = 1
+    """Environments that collect experience side by side, each in its own process if there are more than one; every
+    agent step still brings its updates."""
     video_every: int = 100_000
     """Agent steps between videos of an evaluation episode; the last evaluation always makes one (0: no videos)."""
     log_every: int = 500
@@ -75,6 +86,24 @@ class Config:
     speed: Speed = "fast"
     """plain: float32 throughout. fast: image layers in bfloat16 where the processor has it, fused optimisers."""
 
+    def make_env(self, shift: str = "train", seed: int = 0) -> DMCEnv:
+        return self.env_maker()(shift=shift, seed=seed)
+
+    def env_maker(self) -> Callable[..., DMCEnv]:
+        """make_env with all but shift and seed filled in; can be sent to another process."""
+        return partial(make_env, data=self.data, **vars(self.env))
+
+    def worlds(self) -> dict[str, str]:
+        """The worlds to evaluate in, each with what makes its scores comparable (records.describe_world).
+
+        Makes real backgrounds ready, if there are any; raises UserError where they are not complete.
+        """
+        return {shift: self.world(shift) for shift in self.shifts}
+
+    def world(self, shift: str) -> str:
+        options = {"data": self.data, **vars(self.env)}
+        return describe_world(background=prepare(shift=shift, **options), **vars(self.env))
+
     @property
     def method(self) -> str:
         return method_name(self.agent)
@@ -86,12 +115,21 @@ class Config:
             self.env,
             action_repeat=self.env.action_repeat or action_repeat_of(self.env.task),
             profile=self.env.profile or default_profile(),
-            color_table=self.env.color_table and self.env.color_table.absolute(),
         )
+        data = dataclasses.replace(
+            self.data, **{name: path.absolute() for name, path in vars(self.data).items() if path is not None}
+        )
+        workers = default_workers() if self.eval_workers is None else self.eval_workers
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         run_dir = self.run_dir or Path("runs", env.task, self.method, self.name, f"s{self.seed}")
         return dataclasses.replace(
-            self, env=env, device=device, replay_device=self.replay_device or device, run_dir=run_dir
+            self,
+            env=env,
+            data=data,
+            eval_workers=workers,
+            device=device,
+            replay_device=self.replay_device or device,
+            run_dir=run_dir,
         )
 
     def _check(self) -> None:
@@ -99,12 +137,11 @@ class Config:
         if not self.shifts:
             raise UserError("--shifts needs at least one world to evaluate in")
         for shift in self.shifts:
-            if shift not in SHIFTS:
-                raise UserError(unknown("shift", shift, SHIFTS))
+            check_shift(shift, self.env.task)
         for name, value in {**vars(self), **_named("agent", self.agent), **_named("env", self.env)}.items():
             flag = "--" + name.replace("_", "-")
-            if name in ("seed", "video_every"):
-                if not 0 <= value < 2**32:
+            if name in ("seed", "video_every", "eval_workers"):
+                if value is not None and not 0 <= value < 2**32:
                     raise UserError(f"{flag} must be from 0 to 2^32 - 1, not {value}")
             elif isinstance(value, int) and not isinstance(value, bool) and value < 1:
                 raise UserError(f"{flag} must be at least 1, not {value}")
@@ -112,6 +149,8 @@ class Config:
                 raise UserError(f"{flag} must be a number from 0 on, not {value}")
             elif isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], float) and value[0] >= value[1]:
                 raise UserError(f"{flag} must be a lower and a higher number, not {value[0]} {value[1]}")
+        if self.steps % self.num_envs:
+            raise UserError(f"--steps must be a multiple of --num-envs, which {self.steps} is not of {self.num_envs}")
         if self.agent.discount > 1:
             raise UserError(f"--agent.discount must be from 0 to 1, not {self.agent.discount}")
         for device in (self.device, self.replay_device):
@@ -166,10 +205,11 @@ def from_json(content: dict[str, Any], run_dir: Path) -> Config:
     return dataclasses.replace(_converter().structure(rest, Config), agent=agent, run_dir=run_dir)
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+def differences(old: dict[str, Any], new: dict[str, Any], *, ignoring: Collection[str] = ()) -> str:
     """'agent.beta: 100.0 -> 50.0, seed: 0 -> 1'"""
     before, after = _flat(old), _flat(new)
-    changed = [key for key in {**before, **after} if before.get(key, "absent") != after.get(key, "absent")]
+    keys = [key for key in {**before, **after} if key not in ignoring]
+    changed = [key for key in keys if before.get(key, "absent") != after.get(key, "absent")]
     return ", ".join(f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}" for key in changed)
 
 

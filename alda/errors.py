@@ -4,3 +4,7 @@
 class UserError(Exception):
     """Something the user can put right. The message says what was wrong and what to do; the command
     line prints it without a traceback and exits with code 2."""
+
+
+class WorkerError(Exception):
+    """A process that plays environments failed, again and again or for a reason of its own; exits with code 1."""

@@ -31,6 +31,15 @@ def describe_machine(device: str) -> dict[str, Any]:
     }
 
 
+def describe_world(*, background: str, profile: str, visuals: str, reference: bool, **_: Any) -> str:
+    """What a score was made with: only scores with the same description may stand in one cell of a table.
+
+    background: name of what moves behind the agent. The rest as in EnvConfig.
+    """
+    parts = [f"mujoco {version('mujoco')}", renderer_name(), profile, visuals, f"background={background}"]
+    return ", ".join(parts + ["reference"] * reference)
+
+
 def load_spec(run_dir: Path) -> EnvSpec:
     """The shapes that a run's agent was built for, from RUN/meta.json."""
     path = run_dir / "meta.json"

@@ -1,9 +1,11 @@
 """Replay memory: every frame stored once, stacks rebuilt when sampled, episodes of any length.
 
 Observations are written one after another into a ring of slots. Slot s keeps the newest frame of an observation with
-the action, reward and termination that led to it, and the slot at which its episode began. A transition is named by
-the slot of its next observation, and a table lists those slots, so that sampling is arithmetic and a few gathers:
-no mask, no search, nothing that makes the host wait for the device.
+the action, reward and termination that led to it, and the slot of the observation before it: its own, where an episode
+begins, so that the first frame is repeated as the environment does. Following these links rebuilds a stack, however
+many environments write in turns. A transition is named by the slot of its next observation, and a table lists those
+slots, so that sampling is arithmetic and a few gathers: no mask, no search, nothing that makes the host wait for the
+device.
 """
 
 from pathlib import Path
@@ -40,17 +42,20 @@ class Replay:
         discount: float,
         device: torch.device | str = "cpu",
         learner: torch.device | str | None = None,
+        num_envs: int = 1,
     ) -> None:
         self.spec, self.discount, self.device = spec, discount, torch.device(device)
         self.learner = torch.device(learner or device)
-        # An episode takes one slot more than it has transitions, and a stack reaches F slots back.
-        self.slots = capacity + capacity // 16 + 2 * spec.frames
+        # Slots that a stack may reach back: of one environment they lie side by side; between two of many, each of the
+        # others writes at most two, a last observation and the first of its next episode.
+        self.reach = spec.frames * (1 if num_envs == 1 else 2 * num_envs)
+        self.slots = capacity + capacity // 16 + 2 * self.reach  # an episode takes one more than it has transitions
         self._check_memory()
         self.written = 0  # slots written since the beginning; slot s lives at place s % slots
         self.added = 0  # transitions added since the beginning
         self.oldest = 0  # the first of them that can still be sampled
         self._missing = 0  # slots before this one were overwritten before the replay was saved
-        self._episode_start = 0
+        self._newest = [0] * num_envs  # slot of each environment's newest observation
         self._slot_of = np.zeros(self.slots, np.int64)  # transition -> slot of its next observation
         self._store: dict[str, Tensor] = {}
         self._reserve(self._first_block())
@@ -67,16 +72,21 @@ class Replay:
             int(np.prod(shape)) * torch.empty(0, dtype=dtype).element_size() for shape, dtype in self._layout().values()
         )
 
-    def add_first(self, obs: UInt8[Tensor, "f c h w"]) -> None:
-        """An episode begins."""
-        self._episode_start = self.written
-        self._write(obs, torch.zeros(self.spec.action_dim), 0.0, False)
+    def add_first(self, obs: UInt8[Tensor, "f c h w"], env: int = 0) -> None:
+        """An episode of one environment begins."""
+        self._newest[env] = self.written
+        self._write(obs, torch.zeros(self.spec.action_dim), 0.0, False, env)
 
     def add(
-        self, action: Float[Tensor, " a"], reward: float, terminated: bool, next_obs: UInt8[Tensor, "f c h w"]
+        self,
+        action: Float[Tensor, " a"],
+        reward: float,
+        terminated: bool,
+        next_obs: UInt8[Tensor, "f c h w"],
+        env: int = 0,
     ) -> None:
         """One step of it: what was done, and what came of it."""
-        self._write(next_obs, action, reward, terminated)
+        self._write(next_obs, action, reward, terminated, env)
         self._list_transitions(torch.tensor([self.written - 1]))
 
     def sample(self, batch_size: int) -> Transition:
@@ -84,9 +94,10 @@ class Replay:
         pick = torch.randint(self.oldest, self.added, (batch_size,), device=self.device)
         slot = self._store["transition"][pick % self.slots]  # [B]
         place = slot % self.slots
-        back = torch.arange(self.spec.frames, -1, -1, device=self.device)
-        # Before an episode's start its first frame is repeated, as the environment does.
-        window = torch.maximum(slot[:, None] - back, self._store["start"][place][:, None]) % self.slots
+        steps = [place]
+        for _ in range(self.spec.frames):
+            steps.append(self._store["previous"][steps[-1]] % self.slots)
+        window = torch.stack(steps[::-1], dim=1)  # [B, F+1]
         frames = self._store["frame"][window].to(self.learner)  # [B, F+1, C, H, W]
         action, reward, terminated = (
             self._store[k][place].to(self.learner) for k in ("action", "reward", "terminated")
@@ -94,9 +105,9 @@ class Replay:
         discount = self.discount * (~terminated).float()
         return Transition(frames[:, :-1], action, reward, discount, next_obs=frames[:, 1:])
 
-    def newest_frame(self) -> UInt8[Tensor, "c h w"]:
-        """The frame added last."""
-        return self._store["frame"][(self.written - 1) % self.slots].cpu()
+    def newest_frame(self, env: int = 0) -> UInt8[Tensor, "c h w"]:
+        """The frame that an environment added last."""
+        return self._store["frame"][self._newest[env] % self.slots].cpu()
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Adds what is new to the files in `folder`; returns what `load` needs. Saved files are never changed."""
@@ -110,7 +121,7 @@ class Replay:
             write_tensors(folder / _name(first, last), {k: self._store[k][place] for k in self._layout(saved=True)})
             self._files.append((first, last))
             first = last
-        return {"slots": self.slots, "episode_start": self._episode_start, "files": self._files}
+        return {"slots": self.slots, "newest": self._newest, "files": self._files}
 
     def load(self, folder: Path, saved: dict[str, Any]) -> None:
         """Fills an empty replay from saved files. Raises UserError where one is missing."""
@@ -131,8 +142,8 @@ class Replay:
                 self._store[name][place] = values.to(self.device)
             self.written = last
             slots = torch.arange(first, last)
-            self._list_transitions(slots[content["start"] != slots])
-        self._episode_start = saved["episode_start"]
+            self._list_transitions(slots[content["previous"] != slots])
+        self._newest = list(saved["newest"])
 
     def prune(self, folder: Path) -> None:
         """Deletes files that the last `save` does not need."""
@@ -141,14 +152,15 @@ class Replay:
             if path.name not in needed:
                 path.unlink()
 
-    def _write(self, obs: Tensor, action: Tensor, reward: float, terminated: bool) -> None:
+    def _write(self, obs: Tensor, action: Tensor, reward: float, terminated: bool, env: int) -> None:
         self._reserve_for(self.written + 1)
         place = self.written % self.slots
         self._store["frame"][place].copy_(obs[-1], non_blocking=True)
         self._store["action"][place].copy_(action, non_blocking=True)
         self._store["reward"][place] = reward
         self._store["terminated"][place] = terminated
-        self._store["start"][place] = self._episode_start
+        self._store["previous"][place] = self._newest[env]
+        self._newest[env] = self.written
         self.written += 1
         self._forget()
 
@@ -162,7 +174,7 @@ class Replay:
     def _forget(self) -> None:
         """Drops transitions of which a frame may have been overwritten."""
         gone = max(self.written - self.slots, self._missing)  # slots before this one are not there any more
-        while gone and self.oldest < self.added and self._slot_of[self.oldest % self.slots] < gone + self.spec.frames:
+        while gone and self.oldest < self.added and self._slot_of[self.oldest % self.slots] < gone + self.reach:
             self.oldest += 1
 
     def _layout(self, *, saved: bool = False) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -172,7 +184,7 @@ class Replay:
             "action": ((self.spec.action_dim,), torch.float32),
             "reward": ((), torch.float32),
             "terminated": ((), torch.bool),
-            "start": ((), torch.int64),
+            "previous": ((), torch.int64),
         }
         return layout if saved else layout | {"transition": ((), torch.int64)}
 

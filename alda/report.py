@@ -1,6 +1,8 @@
 """What a trained agent does, for people: a table of returns, and pictures of what it sees."""
 
+import dataclasses
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +10,14 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from alda.envs import SHIFTS
-from alda.envs.tasks import unknown
+from alda.envs import check_shift
+from alda.envs.data import Data
+from alda.envs.pool import default_workers, open_pool
 from alda.errors import UserError
-from alda.evaluate import bootstrap_interval, episode_seeds, play
+from alda.evaluate import Job, bootstrap_interval, episode_seeds, play_all
 from alda.files import write_json
 from alda.policy import Policy, load
 from alda.records import describe_machine
@@ -30,50 +33,58 @@ def evaluate_run(
     seed: int = 0,
     device: str = "cpu",
     out: Path | None = None,
+    workers: int | None = None,
+    data: Data | None = None,
 ) -> dict[str, Any]:
     """Plays a run's newest policy in each world, prints a table and writes JSON; returns what it wrote.
 
-    The interval is a 95 % bootstrap interval of the mean over episodes. Raises UserError for an unknown world or a
-    directory that holds no trained agent.
+    workers: processes that play side by side (None: one per core, at most 16; 0: none but this one); they change no
+    score. data: real backgrounds and colours to use in place of those that the run names.
+    The interval is a 95 % bootstrap interval of the mean over episodes. Raises UserError for an unknown world, one
+    whose data are not complete, or a directory that holds no trained agent; WorkerError where a process failed.
     """
-    for shift in shifts:
-        if shift not in SHIFTS:
-            raise UserError(unknown("shift", shift, SHIFTS))
-    if episodes < 1 or seed < 0:
-        raise UserError("--episodes must be at least 1, and --seed must not be negative")
+    if not shifts or episodes < 1 or seed < 0 or (workers or 0) < 0:
+        raise UserError("name at least one world, --episodes at least 1, --seed and --workers from 0 on")
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.touch()  # better to know now than after playing
     policy = load(run, device=device)
+    config = dataclasses.replace(
+        policy.config, shifts=tuple(dict.fromkeys(shifts)), data=_over(policy.config.data, data)
+    )
+    made_with = config.worlds()
     console = Console()
+    jobs = [Job(shift, episode_seed) for shift in made_with for episode_seed in episode_seeds(seed, 0, episodes)]
+    totals = [0.0] * len(jobs)
+    processes = min(default_workers() if workers is None else workers, len(jobs))
+    shape = (policy.spec.frames, 3, policy.spec.image_size, policy.spec.image_size)
+    with (
+        _progress(console) as progress,
+        closing(open_pool(config.env_maker(), processes, shape, progress.console.print)) as pool,
+    ):
+        bar = progress.add_task("playing", total=len(jobs))
+        for number, episode in play_all(policy.agent, pool, jobs):
+            totals[number] = episode.total
+            progress.update(bar, advance=1, description=f"{jobs[number].shift}, last return {episode.total:.0f}")
     worlds: dict[str, Any] = {}
-    with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("playing", total=len(shifts) * episodes)
-        for shift in shifts:
-            env = policy.config.env.make(shift, seed)
-            returns = []
-            for episode_seed in episode_seeds(seed, 0, episodes):
-                returns.append(play(policy.agent, env, episode_seed).total)
-                progress.update(bar, advance=1, description=f"{shift}, mean return {np.mean(returns):.0f}")
-            env.close()
-            worlds[shift] = {
-                "mean": float(np.mean(returns)),
-                "interval": bootstrap_interval(returns),
-                "returns": returns,
-            }
+    for shift, made in made_with.items():
+        returns = [total for job, total in zip(jobs, totals, strict=True) if job.shift == shift]
+        interval = bootstrap_interval(returns)
+        worlds[shift] = {"mean": float(np.mean(returns)), "interval": interval, "returns": returns, "made_with": made}
 
-    table = Table(title=f"{policy.config.method} on {policy.config.env.task} after {policy.step:,} agent steps")
-    for column in ("world", "mean return", "95 % interval", "lowest", "highest"):
-        table.add_column(column, justify="left" if column == "world" else "right")
+    table = Table(title=f"{config.method} on {config.env.task} after {policy.step:,} agent steps")
+    for column in ("world", "mean return", "95 % interval", "lowest", "highest", "background"):
+        table.add_column(column, justify="left" if column in ("world", "background") else "right")
     for shift, world in worlds.items():
         low, high = world["interval"]
         ends = f"{min(world['returns']):.0f}", f"{max(world['returns']):.0f}"
-        table.add_row(shift, f"{world['mean']:.0f}", f"{low:.0f} to {high:.0f}", *ends)
+        background = world["made_with"].split("background=")[1].split(",")[0]
+        table.add_row(shift, f"{world['mean']:.0f}", f"{low:.0f} to {high:.0f}", *ends, background)
     console.print(table)
 
     record = {
-        "method": policy.config.method,
-        "task": policy.config.env.task,
+        "method": config.method,
+        "task": config.env.task,
         "step": policy.step,
         "episodes": episodes,
         "seed": seed,
@@ -85,6 +96,17 @@ def evaluate_run(
     write_json(file, record)
     console.print(f"written to {file}", highlight=False, soft_wrap=True)
     return record
+
+
+def _over(data: Data, given: Data | None) -> Data:
+    """What is given takes the place of what the run names."""
+    named = {name: path for name, path in vars(given or Data()).items() if path is not None}
+    return dataclasses.replace(data, **named)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True)
 
 
 def picture_run(
@@ -100,14 +122,13 @@ def picture_run(
 
     every: agent steps between the states; None spreads them over the episode.
     """
-    if shift not in SHIFTS:
-        raise UserError(unknown("shift", shift, SHIFTS))
     if states < 1 or seed < 0 or (every is not None and every < 1):
         raise UserError("--states and --every must be at least 1, and --seed must not be negative")
     file = out or run / "picture.png"
     if file.suffix != ".png":
         raise UserError(f"pictures are written as .png, not as {file.name}")
     policy = load(run)
+    check_shift(shift, policy.config.env.task)
     file.parent.mkdir(parents=True, exist_ok=True)
     picture_of_worlds(policy, shift, states, every, seed).save(file)
     print(f"written to {file}")
@@ -130,7 +151,7 @@ def _same_states(
     policy: Policy, worlds: Sequence[str], states: int, every: int | None, seed: int
 ) -> list[list[UInt8[np.ndarray, "f c h w"]]]:
     """Observations of one episode, played in the first world and repeated action by action in the others."""
-    envs = [policy.config.env.make(world, seed) for world in worlds]
+    envs = [policy.config.make_env(world, seed) for world in worlds]
     observations = [[env.reset(seed=seed)[0]] for env in envs]
     policy.reset()
     done = False

@@ -4,7 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from alda.agents import make_agent
 from alda.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from alda.config import Config, differences, from_json, load_config, spec_of, to_json
 from alda.console import Display
-from alda.errors import UserError
-from alda.evaluate import episode_seeds, play
+from alda.envs.pool import LocalPool, open_pool
+from alda.errors import UserError, WorkerError
+from alda.evaluate import Episode, Job, episode_seeds, play_all
 from alda.fast import accelerate
 from alda.files import write_json
 from alda.logger import Logger, read_metrics
@@ -27,7 +28,8 @@ from alda.records import describe_machine
 from alda.replay import Replay
 from alda.video import side_by_side, write_video
 
-_CHANGEABLE = {"steps", "device", "replay_device", "checkpoint_minutes", "video_every"}  # between attempts at one run
+# What may differ between attempts at one run: nothing of it changes what is learned or measured.
+_CHANGEABLE = {"steps", "device", "replay_device", "checkpoint_minutes", "video_every", "eval_workers", "data.cache"}
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error)
@@ -42,10 +44,11 @@ class Position:
     updates: int = 0  # learning steps taken
     due: int = -1  # agent step for which learning steps were last counted
     updates_left: int = 0  # of them, still to take before that agent step
-    episode: int = 0  # training episodes begun
+    begun: int = 0  # training episodes begun
     logged: int = 0  # step of the last line of metrics
     evaluated: int = -1  # step of the last evaluation
-    total: float = 0.0  # return so far of the episode that is being played
+    episodes: list[int] = field(default_factory=list)  # by number, the one that each environment plays
+    totals: list[float] = field(default_factory=list)  # their returns so far
 
 
 def train(config: Config) -> Path:
@@ -69,7 +72,7 @@ def train(config: Config) -> Path:
                 run.display.say(f"stopped at step {run.at.step:,}" + (" and saved" if run.saved else ""))
                 run.display.say("the same command goes on from " + ("here" if run.saved else "the checkpoint before"))
                 raise SystemExit(128 + caught[0] if run.saved else 1) from None
-            except OSError as error:
+            except (OSError, WorkerError) as error:
                 run.display.say(f"stopped at step {run.at.step:,}: {error}; the last checkpoint is kept")
                 raise SystemExit(1) from error
             finally:
@@ -87,26 +90,37 @@ class Run:
         self.config, self.caught, self.run_dir = config, caught, config.run_dir
         self.device = torch.device(config.device)
         torch.manual_seed(config.seed)
-        self.env = config.env.make(seed=config.seed)
-        self.spec = spec_of(self.env)
-        self.shifted = {shift: config.env.make(shift, config.seed) for shift in config.shifts}
+        self.worlds = config.worlds()
+        env = config.make_env(seed=config.seed)
+        self.spec, self.fps = spec_of(env), env.metadata["render_fps"]
+        shape = (self.spec.frames, 3, self.spec.image_size, self.spec.image_size)
         self.agent = make_agent(config.agent, self.spec).to(config.device)
         capacity = min(config.replay_capacity, config.steps)
-        self.replay = Replay(self.spec, capacity, config.agent.discount, config.replay_device, config.device)
+        self.replay = Replay(
+            self.spec, capacity, config.agent.discount, config.replay_device, config.device, config.num_envs
+        )
         accelerate(self.agent, config.speed)
 
-        self.at = Position()
-        self.obs: Tensor | None = None  # None between episodes
-        self.action: Tensor | None = None  # chosen, not yet taken
-        self.actions: list[Tensor] = []  # taken in this episode
-        self.state = self.agent.initial_state(num_envs=1)
+        self.display = Display(config.steps, sum(self.agent.updates_due(step) for step in range(config.steps)))
+        processes = max(config.eval_workers or 0, config.num_envs if config.num_envs > 1 else 0)
+        self.stage = open_pool(config.env_maker(), processes, shape, self.display.say)  # plays evaluations
+        alone = config.num_envs == 1
+        if not alone:
+            env.close()
+        self.collector = LocalPool(lambda shift: env) if alone else self.stage  # noqa: ARG005 (plays for training)
+
+        n = config.num_envs
+        self.at = Position(episodes=[0] * n, totals=[0.0] * n)
+        self.obs: list[Tensor | None] = [None] * n  # None between episodes
+        self.actions: list[list[Tensor]] = [[] for _ in range(n)]  # taken in these episodes
+        self.action: Tensor | None = None  # [N, A], chosen, and on their way to the environments
+        self.state = self.agent.initial_state(num_envs=n)
         self.seconds: dict[str, float] = defaultdict(float)  # since the last line of metrics
         self.news: dict[str, str] = {}
         self.evaluating = ""  # the world that is being evaluated in
         self.saved = True  # whether the last attempt at a checkpoint succeeded
         self.saved_at = self.lap_start = time.monotonic()
 
-        self.display = Display(config.steps, sum(self.agent.updates_due(step) for step in range(config.steps)))
         resumed = has_checkpoint(self.run_dir)
         self._greet(resumed)
         if resumed:
@@ -131,64 +145,80 @@ class Run:
             self.display.say(f"already finished at step {at.step:,}; more --steps would go on from there")
         while True:
             finished = at.step >= config.steps
-            if (at.step % config.log_every == 0 or finished) and at.logged < at.step:
+            if (at.step // config.log_every > at.logged // config.log_every or finished) and at.logged < at.step:
                 self.log()
-            if (at.step % config.eval_every == 0 or finished) and at.evaluated < at.step:
+            if (
+                at.step // config.eval_every > at.evaluated // config.eval_every
+                or at.evaluated < at.step == config.steps
+            ):
                 self.evaluate()
             if finished:
                 break
             self.breathe()
 
-            if self.obs is None:
-                self.begin_episode()
+            if None in self.obs:
+                self.begin_episodes()
             if self.action is None:
                 with self.timed("act"):
-                    self.choose_action()
-            if at.due < at.step:
-                at.due, at.updates_left = at.step, self.agent.updates_due(at.step)
-            while at.updates_left:
+                    self.choose_actions()
+            while at.due < at.step or at.updates_left:
+                if not at.updates_left:
+                    at.due += 1
+                    at.updates_left = self.agent.updates_due(at.due)
+                    continue
                 with self.timed("update"):
-                    self.logger.log(self.agent.update(self.replay, at.step))
+                    self.logger.log(self.agent.update(self.replay, at.due))
                 at.updates += 1
                 at.updates_left -= 1
                 self.breathe()
             with self.timed("environment"):
-                self.take_action()
+                self.take_actions()
 
-    def begin_episode(self) -> None:
-        obs, _ = self.env.reset(seed=self._episode_seed())
-        self.at.episode += 1
-        self.at.total = 0.0
-        self.obs, self.actions = torch.from_numpy(obs), []
-        self.state = self.agent.initial_state(num_envs=1)
-        self.replay.add_first(self.obs)
+    def begin_episodes(self) -> None:
+        """Where one has ended."""
+        new = [i for i, obs in enumerate(self.obs) if obs is None]
+        for i in new:
+            self.at.episodes[i] = self.at.begun
+            self.at.begun += 1
+            self.at.totals[i] = 0.0
+            self._reset(i)
+        for i in new:
+            obs = torch.from_numpy(self.collector.result(i).obs)
+            self.obs[i], self.actions[i] = obs, []
+            self.replay.add_first(obs, env=i)
+        assert len(self.obs) == 1 or self.state is None, "an agent with a state plays one environment at a time"
+        self.state = self.agent.initial_state(num_envs=len(self.obs))
 
-    def choose_action(self) -> None:
-        assert self.obs is not None
+    def choose_actions(self) -> None:
+        """And sends them off: the environments move on while the agent learns."""
         if self.at.step < self.config.agent.random_steps:
-            self.action = torch.rand(self.spec.action_dim) * 2 - 1
+            self.action = torch.rand(len(self.obs), self.spec.action_dim) * 2 - 1
         else:
-            actions, self.state = self.agent.act(self.obs[None].to(self.config.device), self.state, explore=True)
-            self.action = actions[0].cpu()
+            obs = torch.stack([obs for obs in self.obs if obs is not None]).to(self.config.device)
+            actions, self.state = self.agent.act(obs, self.state, explore=True)
+            self.action = actions.cpu()
             if not self.action.isfinite().all():
                 self.display.say(
                     f"stopped at step {self.at.step:,}: the policy has diverged, its actions are not numbers"
                 )
                 raise SystemExit(1)
+        self._send()
 
-    def take_action(self) -> None:
+    def take_actions(self) -> None:
         assert self.action is not None
-        obs, reward, terminated, truncated, _ = self.env.step(self.action.numpy())
-        self.obs = torch.from_numpy(obs)
-        self.replay.add(self.action, reward, terminated, self.obs)
-        self.actions.append(self.action)
+        for i, action in enumerate(self.action):
+            obs, reward, terminated, truncated = self.collector.result(i)
+            new = torch.from_numpy(obs)
+            self.replay.add(action, reward, terminated, new, env=i)
+            self.actions[i].append(action)
+            self.obs[i] = new
+            self.at.totals[i] += reward
+            if terminated or truncated:
+                self.logger.log({"train/return": torch.tensor(self.at.totals[i])})
+                self.news["episode"] = f"{self.at.totals[i]:.0f}"
+                self.obs[i] = None
         self.action = None
-        self.at.step += 1
-        self.at.total += reward
-        if terminated or truncated:
-            self.logger.log({"train/return": torch.tensor(self.at.total)})
-            self.news["episode"] = f"{self.at.total:.0f}"
-            self.obs = None
+        self.at.step += len(self.obs)
 
     def log(self) -> None:
         lap = time.monotonic() - self.lap_start
@@ -207,29 +237,41 @@ class Run:
         seeds = episode_seeds(config.seed, at.step, config.eval_episodes)
         last = at.step >= config.steps
         filmed = config.video_every > 0 and (last or (at.step > 0 and at.step % config.video_every == 0))
+        jobs = [Job(shift, seed, keep=i == 0) for shift in self.worlds for i, seed in enumerate(seeds)]
+        returns: dict[str, dict[int, float]] = {shift: {} for shift in self.worlds}
         row: dict[str, Any] = {}
-        for shift, env in self.shifted.items():
-            returns = []
-            self.evaluating = shift
-            for i, seed in enumerate(seeds):
-                with self.timed("evaluation"):
-                    episode = play(self.agent, env, seed, keep=i == 0, checkpoint=self.breathe)
-                returns.append(episode.total)
-                if i == 0:
-                    seen = torch.from_numpy(np.stack(episode.observations)).to(config.device)
-                    row |= {f"eval/{shift}/{k}": v.item() for k, v in self.agent.diagnose(seen).items()}
-                    if filmed:
-                        fps = self.env.metadata["render_fps"]
-                        path = self.run_dir / "videos" / f"{at.step:09d}_{shift}"
-                        write_video(path, side_by_side(self.agent, episode.observations), fps)
-            row |= {f"eval/{shift}/return": float(np.mean(returns)), f"eval/{shift}/returns": returns}
-            self.news[shift] = f"{np.mean(returns):.0f}"
+
+        def watched(job: Job) -> None:
+            self.evaluating = job.shift
+            self.breathe()
+
+        start = time.monotonic()
+        for number, episode in play_all(self.agent, self.stage, jobs, checkpoint=watched):
+            shift = jobs[number].shift
+            returns[shift][number] = episode.total
+            if episode.observations:
+                row |= self._look(shift, episode, filmed=filmed)
+            if len(returns[shift]) == len(seeds):
+                self.news[shift] = f"{np.mean(list(returns[shift].values())):.0f}"
+        self.seconds["evaluation"] += time.monotonic() - start
         self.evaluating = ""
+        for shift, world in self.worlds.items():
+            singles = [total for _, total in sorted(returns[shift].items())]
+            mean = float(np.mean(singles))
+            row |= {f"eval/{shift}/return": mean, f"eval/{shift}/returns": singles, f"eval/{shift}/world": world}
         self.logger.write(self._when(), row)
         at.evaluated = at.step
-        summary = ", ".join(f"{shift} {row[f'eval/{shift}/return']:.0f}" for shift in self.shifted)
+        summary = ", ".join(f"{shift} {row[f'eval/{shift}/return']:.0f}" for shift in self.worlds)
         self.display.say(f"step {at.step:,}: mean return over {len(seeds)} episodes: {summary}")
         self.save()
+
+    def _look(self, shift: str, episode: Episode, *, filmed: bool) -> dict[str, float]:
+        """How the agent sees an episode, in numbers and, where it is to be filmed, as a video."""
+        seen = torch.from_numpy(np.stack(episode.observations)).to(self.config.device)
+        if filmed:
+            path = self.run_dir / "videos" / f"{self.at.step:09d}_{shift}"
+            write_video(path, side_by_side(self.agent, episode.observations), self.fps)
+        return {f"eval/{shift}/{name}": value.item() for name, value in self.agent.diagnose(seen).items()}
 
     def breathe(self) -> None:
         """Called often: shows where the run is, saves it now and then, and stops it when asked."""
@@ -249,8 +291,8 @@ class Run:
         self.saved_at = time.monotonic()
         state = {
             "position": vars(self.at),
-            "playing": self.obs is not None,
-            "actions": torch.stack(self.actions) if self.actions else torch.zeros(0, self.spec.action_dim),
+            "playing": [obs is not None for obs in self.obs],
+            "actions": {str(i): torch.stack(taken) for i, taken in enumerate(self.actions) if taken},
             "action": self.action,
             "policy_state": self.state,
             "random": {"cpu": torch.get_rng_state()},
@@ -267,8 +309,8 @@ class Run:
 
     def close(self) -> None:
         self.logger.close()
-        for env in (self.env, *self.shifted.values()):
-            env.close()
+        self.stage.close()
+        self.collector.close()
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
@@ -284,26 +326,36 @@ class Run:
         except TypeError as error:
             raise UserError(f"the checkpoint in {self.run_dir} is from another version of alda: {error}") from error
         self.state, self.action = saved["policy_state"], saved["action"]
-        if saved["playing"]:
-            self._replay_episode(list(saved["actions"]))
+        self._replay_episodes(saved["playing"], saved["actions"])
         torch.set_rng_state(saved["random"]["cpu"])
         if "cuda" in saved["random"] and self.device.type == "cuda":
             torch.cuda.set_rng_state(saved["random"]["cuda"], self.device)
 
-    def _replay_episode(self, actions: list[Tensor]) -> None:
-        """The simulator is deterministic: the same seed and actions lead back to where the episode was."""
-        self.at.episode -= 1
-        obs, _ = self.env.reset(seed=self._episode_seed())
-        self.at.episode += 1
-        for action in actions:
-            obs, *_ = self.env.step(action.numpy())
-        self.obs, self.actions = torch.from_numpy(obs), actions
-        if not torch.equal(self.obs[-1], self.replay.newest_frame()):
+    def _replay_episodes(self, playing: list[bool], actions: dict[str, Tensor]) -> None:
+        """The simulator is deterministic: the same seeds and actions lead back to where the episodes were."""
+        for i in [i for i, was_playing in enumerate(playing) if was_playing]:
+            self._reset(i)
+            obs = self.collector.result(i).obs
+            for action in actions.get(str(i), ()):
+                self.collector.step(i, action.numpy(), role="training")
+                obs = self.collector.result(i).obs
+                self.actions[i].append(action)
+            self.obs[i] = torch.from_numpy(obs)
+        shown = [obs is None or torch.equal(obs[-1], self.replay.newest_frame(i)) for i, obs in enumerate(self.obs)]
+        if not all(shown):
             self.display.say("note: this renderer or simulator draws the saved state differently; a new episode begins")
-            self.obs = self.action = None
+            self.obs, self.action = [obs if same else None for obs, same in zip(self.obs, shown, strict=True)], None
+        if self.action is not None:
+            self._send()
 
-    def _episode_seed(self) -> int:
-        return int(np.random.SeedSequence([self.config.seed, self.at.episode, 0]).generate_state(1)[0])
+    def _reset(self, i: int) -> None:
+        seed = np.random.SeedSequence([self.config.seed, self.at.episodes[i], 0]).generate_state(1)[0]
+        self.collector.reset(i, "train", int(seed), role="training")
+
+    def _send(self) -> None:
+        assert self.action is not None
+        for i, action in enumerate(self.action):
+            self.collector.step(i, action.numpy(), role="training")
 
     def _when(self) -> dict[str, int]:
         repeat = self.config.env.action_repeat or 1
@@ -335,10 +387,8 @@ def _requested(config: Config) -> Config:
     for section, settled in ((asked, old), (asked["env"], old["env"])):
         target = new if section is asked else new["env"]
         target |= {key: settled[key] for key, value in section.items() if value is None}
-    new |= {key: to_json(resolved)[key] for key in ("device", "replay_device")}
-    fixed = differences(
-        {k: v for k, v in old.items() if k not in _CHANGEABLE}, {k: v for k, v in new.items() if k not in _CHANGEABLE}
-    )
+    new |= {key: to_json(resolved)[key] for key in ("device", "replay_device", "eval_workers")}
+    fixed = differences(old, new, ignoring=_CHANGEABLE)
     if fixed:
         raise UserError(
             f"{resolved.run_dir} holds a run with other settings ({fixed}); choose another --run-dir or --name"

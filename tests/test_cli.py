@@ -89,7 +89,7 @@ def test_pictures_are_drawn(trained):
         ("picture {tmp}/nonesuch", "is not a run directory"),
         ("plot {tmp}/nonesuch", "is not a run directory"),
         ("demo --steps 5", "--steps must be more than"),
-        ("evaluate {tmp} --episodes 0", "--episodes must be at least 1"),
+        ("evaluate {tmp} --episodes 0", "--episodes at least 1"),
         ("picture {tmp} --states 0", "--states and --every must be at least 1"),
     ],
 )

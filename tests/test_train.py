@@ -30,7 +30,15 @@ STEPS = 31
 def config_for(run_dir: Path, method: str = "alda", **changes) -> Config:
     agent = {"alda": ALDAConfig, "sac": SACConfig}[method](**SMALL)
     env = EnvConfig(task="cartpole_balance", episode_length=36, profile="fast")  # nine steps an episode
-    settings = {"steps": STEPS, "eval_every": 10, "eval_episodes": 1, "log_every": 7, "video_every": 0, "seed": 3}
+    settings = {
+        "steps": STEPS,
+        "eval_every": 10,
+        "eval_episodes": 1,
+        "log_every": 7,
+        "video_every": 0,
+        "seed": 3,
+        "eval_workers": 0,
+    }
     return Config(agent=agent, env=env, run_dir=run_dir, **{**settings, **changes})
 
 
@@ -340,7 +348,7 @@ def test_a_loaded_policy_acts_as_the_trained_one(uncut):
     import alda
 
     config = load_config(uncut["alda"])
-    policy, env = alda.load(uncut["alda"]), config.env.make("color_hard", 0)
+    policy, env = alda.load(uncut["alda"]), config.make_env("color_hard", 0)
     obs, _ = env.reset(seed=0)
     action = policy.act(obs)
     assert action.shape == (1,)
@@ -410,7 +418,7 @@ def test_an_episode_adds_up_its_rewards_and_leaves_the_random_stream_alone(uncut
     import alda
 
     policy = alda.load(uncut["alda"])
-    env = policy.config.env.make()
+    env = policy.config.make_env()
     torch.manual_seed(1)
     before = torch.get_rng_state()
     episode = play(policy.agent, env, seed=5, keep=True)

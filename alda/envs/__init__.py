@@ -1,58 +1,106 @@
 """The test worlds: every task of dm_control's suite, seen through a visual shift."""
 
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
-from alda.envs.shift import Shift
-from alda.envs.tasks import TASKS, unknown
+from alda.envs.color import ColorEasy, ColorHard
+from alda.envs.data import Data
+from alda.envs.distracting import DistractingBackground, DistractingCamera, DistractingColor, DistractingSuite
+from alda.envs.shift import Shift, ShiftOptions, parse_shift
+from alda.envs.tasks import TASKS, split_task, unknown
+from alda.envs.video import VideoEasy, VideoHard
 from alda.errors import UserError
 
 if TYPE_CHECKING:
     from alda.envs.dmc import DMCEnv
 
-
-def _color(name: str, color_table: Path | None) -> Shift:
-    from alda.envs.color import ColorShift
-
-    return ColorShift(name, color_table)
-
-
-SHIFTS: dict[str, Callable[[Path | None], Shift]] = {
-    "train": lambda color_table: Shift(),  # noqa: ARG005
-    "color_easy": partial(_color, "color_easy"),
-    "color_hard": partial(_color, "color_hard"),
+SHIFTS: dict[str, type[Shift]] = {
+    "train": Shift,
+    "color_easy": ColorEasy,
+    "color_hard": ColorHard,
+    "video_easy": VideoEasy,
+    "video_hard": VideoHard,
+    "distracting_cs": DistractingSuite,
+    "distracting_camera": DistractingCamera,
+    "distracting_color": DistractingColor,
+    "distracting_background": DistractingBackground,
 }
 
 
 def make_env(
-    task: str, *, shift: str = "train", seed: int = 0, color_table: str | Path | None = None, **options: Any
+    task: str,
+    *,
+    shift: str = "train",
+    seed: int = 0,
+    data: Data | None = None,
+    reference: bool = False,
+    image_size: int = 64,
+    **options: Any,
 ) -> "DMCEnv":
     """A Gymnasium environment of one task under one visual shift.
 
     task: domain and task of dm_control's suite, as in "walker_walk" or "ball_in_cup_catch".
-    shift: "train" (the plain task), "color_easy" or "color_hard".
+    shift: a name of SHIFTS; those of the Distracting Control Suite take an intensity in (0, 1] and may stand still, as
+    in "distracting_cs:0.1" and "distracting_cs:0.1:static".
     seed: of the task's states and of the shift; `reset(seed=...)` sets both anew.
-    color_table: JSON file with colour settings to use in place of our own, or a folder with color_easy.json and
-    color_hard.json.
-    options: see DMCEnv (action_repeat, frames, image_size in pixels, episode_length in control steps, profile).
-    Raises UserError for an unknown task or shift, an unusable table, or where nothing can render.
+    data: where real backgrounds and colour tables are; None generates them.
+    reference: reproduce the pixels of the benchmarks' own code where ours differ on purpose (docs/environments.md).
+    image_size: side of a frame in pixels.
+    options: see DMCEnv (action_repeat, frames, episode_length in control steps, profile, visuals).
+    Raises UserError for an unknown task or shift, a shift that does not cover the task, unusable data, or where nothing
+    can render.
     """
-    if shift not in SHIFTS:
-        raise UserError(unknown("shift", shift, SHIFTS))
     from alda.envs.dmc import DMCEnv
 
-    return DMCEnv(task, SHIFTS[shift](Path(color_table) if color_table else None), seed=seed, **options)
+    made = _make_shift(task, shift, data, image_size, reference)
+    return DMCEnv(task, made, seed=seed, image_size=image_size, **options)
+
+
+def prepare(
+    task: str, *, shift: str, data: Data | None = None, image_size: int = 64, reference: bool = False, **_: Any
+) -> str:
+    """Name of what moves behind the agent in a world, as records give it; arguments as of make_env.
+
+    Shrinks real videos that have not been used before, all of them, with a progress bar. Raises UserError where one is
+    missing or cannot be read.
+    """
+    return _make_shift(task, shift, data, image_size, reference).prepare()
+
+
+def _make_shift(task: str, shift: str, data: Data | None, image_size: int, reference: bool) -> Shift:
+    name, intensity, static = check_shift(shift, task)
+    if image_size < 1:
+        raise UserError(f"image_size must be at least 1, not {image_size}")
+    return SHIFTS[name](ShiftOptions(intensity, static, data or Data(), image_size, reference))
+
+
+def check_shift(shift: str, task: str) -> tuple[str, float | None, bool]:
+    """Name, intensity and stillness of a shift. Raises UserError for one that does not exist or not for this task."""
+    domain, _ = split_task(task)
+    name, intensity, static = parse_shift(shift)
+    if name not in SHIFTS:
+        raise UserError(unknown("shift", name, SHIFTS))
+    kind = SHIFTS[name]
+    if not kind.has_intensity and (intensity is not None or static):
+        raise UserError(f"{name} has one intensity and always changes: write {name!r}, not {shift!r}")
+    if kind.domains is not None and domain not in kind.domains:
+        raise UserError(f"{name} does not cover {domain}, only {', '.join(sorted(kind.domains))}")
+    return name, intensity, static
+
+
+def covers(shift: str, task: str) -> bool:
+    """Whether a shift exists for a task."""
+    domains = SHIFTS[shift].domains
+    return domains is None or TASKS[task][0] in domains
 
 
 def register() -> None:
-    """Gives every task under every shift its Gymnasium id, as in "alda/walker_walk-color_hard-v0"."""
+    """Gives every task its Gymnasium id under every shift that covers it, as in "alda/walker_walk-color_hard-v0"."""
     for task in TASKS:
         for shift in SHIFTS:
-            suffix = "" if shift == "train" else f"-{shift}"
-            gymnasium.register(
-                f"alda/{task}{suffix}-v0", entry_point="alda.envs:make_env", kwargs={"task": task, "shift": shift}
-            )
+            if covers(shift, task):
+                suffix = "" if shift == "train" else f"-{shift}"
+                gymnasium.register(
+                    f"alda/{task}{suffix}-v0", entry_point="alda.envs:make_env", kwargs={"task": task, "shift": shift}
+                )

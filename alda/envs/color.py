@@ -8,12 +8,13 @@ published tables, which may be given as JSON files instead.
 import functools
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from alda.envs.shift import Shift
+from alda.envs.scene import Scene
+from alda.envs.shift import Shift, ShiftOptions
 from alda.errors import UserError
 
 ColorSetting = dict[str, list[float]]  # see KEYS; three numbers in [0, 1] each
@@ -31,17 +32,34 @@ SPREADS = {"color_easy": 0.1, "color_hard": 0.2}  # standard deviation of the of
 class ColorShift(Shift):
     """Floor, body and sky take another colour setting of a table at every reset.
 
-    name: color_easy or color_hard. table: a JSON file with a list of colour settings, or a folder holding
-    color_easy.json and color_hard.json; None draws our own. Raises UserError for a file that is not such a table.
+    options.data.color_table: a JSON file with a list of colour settings, or a folder holding color_easy.json and
+    color_hard.json; None draws our own. Raises UserError for a file that is not such a table.
     """
 
-    def __init__(self, name: str, table: Path | None = None) -> None:
-        self.table = (
-            draw_table(name) if table is None else read_table(table / f"{name}.json" if table.is_dir() else table)
-        )
+    name: ClassVar[str]
 
-    def reset(self, physics: Any, rng: np.random.Generator) -> None:
-        recolor(physics, self.table[rng.integers(len(self.table))])
+    def __init__(self, options: ShiftOptions) -> None:
+        super().__init__(options)
+        given = options.data.color_table
+        if given is None:
+            self.table = draw_table(self.name)
+        else:
+            self.table = read_table(given / f"{self.name}.json" if given.is_dir() else given)
+
+    def reset(self, scene: Scene, rng: np.random.Generator) -> None:
+        recolor(scene, self.table[rng.integers(len(self.table))])
+
+
+class ColorEasy(ColorShift):
+    """at every reset, other colours of floor, body and sky, not far from the task's own"""
+
+    name = "color_easy"
+
+
+class ColorHard(ColorShift):
+    """at every reset, other colours of floor, body and sky, far from the task's own"""
+
+    name = "color_hard"
 
 
 def draw_table(name: str, size: int = 100) -> list[ColorSetting]:
@@ -73,29 +91,19 @@ def read_table(path: Path) -> list[ColorSetting]:
     return table
 
 
-def recolor(physics: Any, setting: ColorSetting) -> None:
+def recolor(scene: Scene, setting: ColorSetting) -> None:
     """Gives a suite model the colours of one setting, in place.
 
-    physics: the dm_control Physics of any suite task. setting: RGB in [0, 1] for each of KEYS; grid is the floor's
-    checker, self the agent's body, skybox the sky at its zenith.
+    setting: RGB in [0, 1] for each of KEYS; grid is the floor's checker, self the agent's body, skybox the sky at its
+    zenith.
     """
-    import mujoco  # chooses its OpenGL when imported, so not before the environment did
-
-    model = physics.model
+    model = scene.physics.model
     model.mat_rgba[model.name2id("self", "material"), :3] = setting["self_rgb"]
-    _checker(_texels(model, "grid"), setting["grid_rgb1"], setting["grid_rgb2"])
-    _sky(_texels(model, "skybox"), setting["skybox_rgb"])
-    with physics.contexts.gl.make_current() as context:
-        for name in ("grid", "skybox"):
-            texture = model.name2id(name, "texture")
-            context.call(mujoco.mjr_uploadTexture, model.ptr, physics.contexts.mujoco.ptr, texture)
-
-
-def _texels(model: Any, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    texture = model.name2id(name, "texture")
-    height, width = model.tex_height[texture], model.tex_width[texture]
-    first = model.tex_adr[texture]
-    return model.tex_data[first : first + height * width * 3].reshape(height, width, 3)  # a view
+    floor = np.empty_like(scene.texels("grid"))
+    _checker(floor, setting["grid_rgb1"], setting["grid_rgb2"])
+    scene.set_floor(floor)
+    _sky(scene.texels("skybox"), setting["skybox_rgb"])
+    scene.upload("grid", "skybox")
 
 
 def _checker(texels: UInt8[np.ndarray, "h w 3"], rgb1: list[float], rgb2: list[float]) -> None:

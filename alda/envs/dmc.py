@@ -7,7 +7,8 @@ import gymnasium
 import numpy as np
 from jaxtyping import UInt8
 
-from alda.envs.rendering import Profile, apply_profile, default_profile, load_suite
+from alda.envs.rendering import Profile, default_profile, load_suite
+from alda.envs.scene import Scene, Visuals
 from alda.envs.shift import Shift
 from alda.envs.tasks import action_repeat_of, split_task, unknown
 from alda.errors import UserError
@@ -25,8 +26,8 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     same action and sums their rewards. `truncated` comes after 1,000 control steps; `terminated` only where the task
     itself ends.
 
-    Physics and frames depend on (task, shift, seed, actions, profile) and nothing else; equal seeds give equal physics
-    under every shift.
+    Physics and frames depend on (task, shift, seed, actions, profile, visuals) and nothing else; equal seeds give equal
+    physics under every shift. `scene` is what it is drawn from.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (Gymnasium's interface)
@@ -42,6 +43,7 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         image_size: int = 64,
         episode_length: int = EPISODE_LENGTH,
         profile: str | None = None,
+        visuals: str = "classic",
         render_mode: str | None = None,
     ) -> None:
         domain, name = split_task(task)
@@ -51,6 +53,8 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
                 raise UserError(f"{option} must be at least 1, not {value}")
         if profile is not None and profile not in get_args(Profile):
             raise UserError(unknown("rendering profile", profile, dict.fromkeys(get_args(Profile))))
+        if visuals not in get_args(Visuals):
+            raise UserError(unknown("visuals", visuals, dict.fromkeys(get_args(Visuals))))
         if seed < 0:
             raise UserError(f"the seed must not be negative, as {seed} is")
         self.task, self.shift = task, shift
@@ -61,9 +65,13 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         agent_steps_per_second = 1 / (self._env.control_timestep() * self.action_repeat)
         self.metadata = {**self.metadata, "render_fps": max(1, round(agent_steps_per_second))}
         self.profile = cast(Profile, profile or default_profile())
-        self._render_flags = apply_profile(self._env.physics.model, self.profile, image_size)
-        self._image_size = image_size
-        self._camera: Any = None  # made at the first frame, with its OpenGL context
+        self.scene = Scene(
+            self._env.physics,
+            domain,
+            image_size=image_size,
+            profile=self.profile,
+            visuals=cast(Visuals, visuals),
+        )
 
         spec = self._env.action_spec()
         self._low, self._high = spec.minimum, spec.maximum
@@ -88,7 +96,7 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             self._seed(seed)
         self._env.reset()
         self._control_steps = 0
-        self.shift.reset(self.physics, self._shift_rng)
+        self.shift.reset(self.scene, self._shift_rng)
         self._frames.extend([self.frame()] * self._frames.maxlen)  # type: ignore[operator]
         return np.stack(self._frames), {}
 
@@ -98,9 +106,10 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             raise ValueError(f"actions are {self.action_space.shape} numbers in [-1, 1], not {action}")
         control = self._low + (action + 1) * (self._high - self._low) / 2
         reward, terminated = 0.0, False
+        self.shift.begin_step(self.scene)
         for _ in range(min(self.action_repeat, self.episode_length - self._control_steps)):
             result = self._env.step(control)
-            self.shift.step(self.physics)
+            self.shift.step(self.scene)
             self._control_steps += 1
             reward += float(result.reward)
             terminated = result.last()
@@ -122,12 +131,8 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.physics.free()
 
     def _picture(self) -> UInt8[np.ndarray, "h w 3"]:
-        if self._camera is None:
-            from dm_control.mujoco.engine import Camera
-
-            self._camera = Camera(self.physics, self._image_size, self._image_size, camera_id=0)
-        picture = self._camera.render(render_flag_overrides=self._render_flags or None)
-        return self.shift.finish(np.ascontiguousarray(picture))  # a copy: the camera draws into the same buffer again
+        self.shift.draw(self.scene)
+        return self.shift.finish(self.scene.picture())
 
     def _seed(self, seed: int) -> None:
         self._env.task.random.seed(seed % 2**32)
