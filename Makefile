@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test setup
+.PHONY: demo test test-mujoco4 setup
 
 demo: setup
 	$(BIN)/alda demo
@@ -14,6 +14,14 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses auto
 
+WORLD_TESTS := envs distracting video worlds pool mujoco_versions others
+
+# The worlds under MuJoCo 4, in an environment of their own; everything else here is MuJoCo 3.17.
+test-mujoco4: BIN := .venv-mujoco4/bin
+test-mujoco4: .venv-mujoco4/installed
+	@scripts/ensure_rendering.sh $(BIN)
+	$(BIN)/pytest --numprocesses auto $(WORLD_TESTS:%=tests/test_%.py)
+
 setup: .venv/installed
 	@scripts/ensure_rendering.sh $(BIN)
 
@@ -23,4 +31,10 @@ setup: .venv/installed
 	$(PYTHON) -m venv --clear .venv
 	@echo 'installing into .venv: 1.3 GB without a GPU, several GB with CUDA'
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev,plot,video]'
+	touch $@
+
+.venv-mujoco4/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear .venv-mujoco4
+	sed 's/^mujoco==.*/mujoco==4.0.0/' constraints.txt > .venv-mujoco4/constraints.txt
+	.venv-mujoco4/bin/python -m pip install --constraint .venv-mujoco4/constraints.txt --editable '.[dev,plot,video]'
 	touch $@

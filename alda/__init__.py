@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from alda.envs import make_env, register
+from alda.envs.data import Data
 from alda.errors import UserError
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from alda.policy import Policy, load
 
 __version__ = "0.1.0"
-__all__ = ["AssociativeLatent", "LatentConfig", "Policy", "UserError", "load", "make_env"]
+__all__ = ["AssociativeLatent", "Data", "LatentConfig", "Policy", "UserError", "load", "make_env"]
 
 _LATER = {  # imported on first use: they bring PyTorch
     "AssociativeLatent": "alda.latents",

@@ -29,8 +29,6 @@ def evaluate(words: list[str]) -> None:
     """play a trained agent in chosen worlds: returns with confidence intervals"""
     import tyro
 
-    from alda.report import evaluate_run
-
     @dataclass
     class Options:
         run: Annotated[Path, tyro.conf.Positional]
@@ -49,14 +47,15 @@ def evaluate(words: list[str]) -> None:
         out: Path | None = None
         """JSON file to write (None: RUN/evaluations/step_STEP_seed_SEED.json)."""
 
-    evaluate_run(**vars(tyro.cli(Options, prog="alda evaluate", description=evaluate.__doc__, args=words)))
+    options = tyro.cli(Options, prog="alda evaluate", description=evaluate.__doc__, args=words)
+    from alda.report import evaluate_run
+
+    evaluate_run(**vars(options))
 
 
 def picture(words: list[str]) -> None:
     """draw states of an episode as they are, as the agent reconstructs them, and the same in a shifted world"""
     import tyro
-
-    from alda.report import picture_run
 
     @dataclass
     class Options:
@@ -73,14 +72,15 @@ def picture(words: list[str]) -> None:
         out: Path | None = None
         """PNG file to write (None: RUN/picture.png)."""
 
-    picture_run(**vars(tyro.cli(Options, prog="alda picture", description=picture.__doc__, args=words)))
+    options = tyro.cli(Options, prog="alda picture", description=picture.__doc__, args=words)
+    from alda.report import picture_run
+
+    picture_run(**vars(options))
 
 
 def plot(words: list[str]) -> None:
     """draw the learning curves of runs: returns and reconstruction in every evaluated world"""
     import tyro
-
-    from alda.analysis.figures import plot_runs
 
     @dataclass
     class Options:
@@ -89,14 +89,81 @@ def plot(words: list[str]) -> None:
         out: Path | None = None
         """File to write, .png or .svg (None: curve.png in the first run directory)."""
 
-    plot_runs(**vars(tyro.cli(Options, prog="alda plot", description=plot.__doc__, args=words)))
+    options = tyro.cli(Options, prog="alda plot", description=plot.__doc__, args=words)
+    from alda.analysis.figures import plot_runs
+
+    plot_runs(**vars(options))
+
+
+def envs(words: list[str]) -> None:
+    """list tasks and visual shifts; `alda envs preview` draws a task in every world"""
+    import tyro
+
+    from alda.envs.rendering import Profile
+    from alda.envs.scene import Visuals
+    from alda.worlds import list_worlds, preview
+
+    @dataclass
+    class Options:
+        out: Path
+        """PNG file to write."""
+        task: str = "walker_walk"
+        """dm_control task: domain and task, as in cartpole_balance or ball_in_cup_catch."""
+        shifts: tuple[str, ...] = ()
+        """Worlds to draw (none: all that cover the task)."""
+        times: int = 8
+        """Pictures of each world."""
+        every: int = 10
+        """Agent steps between them."""
+        seed: int = 0
+        """Seed of the episode, its actions and its worlds."""
+        video: bool = False
+        """Also write all worlds side by side as a clip, beside the picture."""
+        data: Data = field(default_factory=Data)
+        image_size: int = 64
+        """Side of a frame in pixels."""
+        visuals: Visuals = "classic"
+        """Floors as simulators drew them when the benchmarks were made (classic), or as MuJoCo does today (native)."""
+        profile: Profile | None = None
+        """Rendering quality (None: near on software rendering, exact on a GPU)."""
+        reference: bool = False
+        """Reproduce the pixels of the benchmarks' own code where ours differ on purpose."""
+
+    @dataclass
+    class Nothing:
+        pass
+
+    if words[:1] == ["preview"]:
+        description = "draw one episode of a task in every world: shifts by time"
+        preview(**vars(tyro.cli(Options, prog="alda envs preview", description=description, args=words[1:])))
+    else:
+        tyro.cli(Nothing, prog="alda envs", description=envs.__doc__, args=words)
+        list_worlds()
+
+
+def data(words: list[str]) -> None:
+    """`alda data check`: what is there of real backgrounds, what is missing and where to get it; shrinks it once"""
+    import tyro
+
+    from alda.envs.data_check import check
+
+    @dataclass
+    class Options:
+        data: Data = field(default_factory=Data)
+        image_size: int = 64
+        """Side of a frame in pixels, as in training."""
+
+    if words[:1] != ["check"]:
+        if words not in (["-h"], ["--help"], []):
+            raise UserError(f"there is no command 'data {words[0]}'; there is `alda data check`")
+        words = ["check", "--help"]
+    options = tyro.cli(Options, prog="alda data check", description=data.__doc__, args=words[1:])
+    sys.exit(check(options.data, size=options.image_size))
 
 
 def demo(words: list[str]) -> None:
     """train ALDA for a few minutes and show what became of it"""
     import tyro
-
-    from alda.demo import demo as run
 
     @dataclass
     class Options:
@@ -107,25 +174,29 @@ def demo(words: list[str]) -> None:
         seed: int = 0
         """Seed of everything random."""
 
-    run(**vars(tyro.cli(Options, prog="alda demo", description=demo.__doc__, args=words)))
+    options = tyro.cli(Options, prog="alda demo", description=demo.__doc__, args=words)
+    from alda.demo import demo as run
+
+    run(**vars(options))
 
 
 def doctor(words: list[str]) -> None:
     """check this machine: renderer and its speed, versions, memory, GPU"""
     import tyro
 
-    from alda.doctor import doctor as check
-
     @dataclass
     class Options:
         renderer_only: bool = False
         """Only check that something renders, and say nothing if so."""
 
-    sys.exit(check(**vars(tyro.cli(Options, prog="alda doctor", description=doctor.__doc__, args=words))))
+    options = tyro.cli(Options, prog="alda doctor", description=doctor.__doc__, args=words)
+    from alda.doctor import doctor as check
+
+    sys.exit(check(**vars(options)))
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    command.__name__: command for command in (train, evaluate, picture, plot, demo, doctor)
+    command.__name__: command for command in (train, evaluate, picture, plot, envs, data, demo, doctor)
 }
 
 

@@ -14,7 +14,7 @@ import torch
 
 from alda.agents import AGENTS, AgentConfig, method_name
 from alda.agents.alda import ALDAConfig
-from alda.envs import check_shift, make_env, prepare
+from alda.envs import make_env, make_shift
 from alda.envs.data import Data
 from alda.envs.dmc import EPISODE_LENGTH, DMCEnv
 from alda.envs.pool import default_workers
@@ -23,7 +23,7 @@ from alda.envs.scene import Visuals
 from alda.envs.tasks import action_repeat_of, split_task
 from alda.errors import UserError
 from alda.fast import Speed
-from alda.records import describe_world
+from alda.records import World, describe_world
 from alda.types import EnvSpec
 
 
@@ -93,16 +93,16 @@ class Config:
         """make_env with all but shift and seed filled in; can be sent to another process."""
         return partial(make_env, data=self.data, **vars(self.env))
 
-    def worlds(self) -> dict[str, str]:
+    def worlds(self) -> dict[str, World]:
         """The worlds to evaluate in, each with what makes its scores comparable (records.describe_world).
 
         Makes real backgrounds ready, if there are any; raises UserError where they are not complete.
         """
         return {shift: self.world(shift) for shift in self.shifts}
 
-    def world(self, shift: str) -> str:
-        options = {"data": self.data, **vars(self.env)}
-        return describe_world(background=prepare(shift=shift, **options), **vars(self.env))
+    def world(self, shift: str) -> World:
+        background = make_shift(shift=shift, data=self.data, **vars(self.env)).prepare()
+        return describe_world(background=background, **vars(self.env))
 
     @property
     def method(self) -> str:
@@ -137,7 +137,7 @@ class Config:
         if not self.shifts:
             raise UserError("--shifts needs at least one world to evaluate in")
         for shift in self.shifts:
-            check_shift(shift, self.env.task)
+            make_shift(shift=shift, data=self.data, **vars(self.env))
         for name, value in {**vars(self), **_named("agent", self.agent), **_named("env", self.env)}.items():
             flag = "--" + name.replace("_", "-")
             if name in ("seed", "video_every", "eval_workers"):

@@ -11,6 +11,7 @@ from rich.table import Table
 from alda.errors import UserError
 
 TESTED = {"mujoco": "3.17.0", "dm_control": "1.0.50", "torch": "2.13.0", "gymnasium": "1.4.0", "numpy": "2.4.6"}
+WORKS = {("mujoco", "4.0.0"): "works; scores are made with 3.17.0 and the two should not be mixed"}  # make test-mujoco4
 
 
 def doctor(*, renderer_only: bool = False) -> int:
@@ -69,7 +70,8 @@ def _versions() -> list[tuple[str, str]]:
         except PackageNotFoundError:
             found = "missing"
         same = found.split("+")[0] == tested
-        rows.append((name, found if same else f"{found} (tested with {tested})"))
+        known = WORKS.get((name, found), f"tested with {tested}")
+        rows.append((name, found if same else f"{found} ({known})"))
     return rows
 
 

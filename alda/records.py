@@ -14,6 +14,7 @@ from alda.errors import UserError
 from alda.fast import has_bfloat16
 from alda.types import EnvSpec
 
+World = dict[str, str | bool]  # see describe_world
 PACKAGES = ("alda", "torch", "mujoco", "dm_control", "gymnasium", "numpy")
 
 
@@ -31,13 +32,19 @@ def describe_machine(device: str) -> dict[str, Any]:
     }
 
 
-def describe_world(*, background: str, profile: str, visuals: str, reference: bool, **_: Any) -> str:
+def describe_world(*, background: str, profile: str, visuals: str, reference: bool, **_: Any) -> World:
     """What a score was made with: only scores with the same description may stand in one cell of a table.
 
     background: name of what moves behind the agent. The rest as in EnvConfig.
     """
-    parts = [f"mujoco {version('mujoco')}", renderer_name(), profile, visuals, f"background={background}"]
-    return ", ".join(parts + ["reference"] * reference)
+    return {
+        "simulator": f"mujoco {version('mujoco')}",
+        "renderer": renderer_name(),
+        "profile": profile,
+        "visuals": visuals,
+        "background": background,
+        "reference": reference,
+    }
 
 
 def load_spec(run_dir: Path) -> EnvSpec:

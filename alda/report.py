@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -19,10 +19,9 @@ from alda.envs.pool import default_workers, open_pool
 from alda.errors import UserError
 from alda.evaluate import Job, bootstrap_interval, episode_seeds, play_all
 from alda.files import write_json
+from alda.pictures import sheet
 from alda.policy import Policy, load
 from alda.records import describe_machine
-
-_SCALE, _GAP, _HEAD = 2, 4, 34  # of pictures: screen pixels per pixel, between tiles, and for the titles
 
 
 def evaluate_run(
@@ -78,7 +77,7 @@ def evaluate_run(
     for shift, world in worlds.items():
         low, high = world["interval"]
         ends = f"{min(world['returns']):.0f}", f"{max(world['returns']):.0f}"
-        background = world["made_with"].split("background=")[1].split(",")[0]
+        background = world["made_with"]["background"]
         table.add_row(shift, f"{world['mean']:.0f}", f"{low:.0f} to {high:.0f}", *ends, background)
     console.print(table)
 
@@ -144,7 +143,8 @@ def picture_of_worlds(policy: Policy, shift: str, states: int, every: int | None
         columns[world] = [obs[-1] for obs in observations]
         decoded = [policy.reconstruct(obs) for obs in observations]
         columns[f"{world},\nreconstructed"] = [image for image in decoded if image is not None]
-    return _grid({title: images for title, images in columns.items() if images})
+    shown = {title: images for title, images in columns.items() if images}
+    return sheet([list(row) for row in zip(*shown.values(), strict=True)], tuple(shown))
 
 
 def _same_states(
@@ -166,17 +166,3 @@ def _same_states(
     last = len(observations[0]) - 1
     chosen = np.linspace(0, last if every is None else min(last, every * (states - 1)), states).round().astype(int)
     return [[seen[i] for i in chosen] for seen in observations]
-
-
-def _grid(columns: dict[str, list[UInt8[np.ndarray, "c h w"]]]) -> Image.Image:
-    rows = len(next(iter(columns.values())))
-    side = next(iter(columns.values()))[0].shape[-1] * _SCALE
-    sheet = Image.new("RGB", (len(columns) * (side + _GAP) + _GAP, _HEAD + rows * (side + _GAP)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, (title, images) in enumerate(columns.items()):
-        left = _GAP + i * (side + _GAP)
-        draw.multiline_text((left, 3), title, fill="black", font=ImageFont.load_default(12), spacing=1)
-        for j, image in enumerate(images):
-            tile = Image.fromarray(image.transpose(1, 2, 0)).resize((side, side), Image.Resampling.NEAREST)
-            sheet.paste(tile, (left, _HEAD + j * (side + _GAP)))
-    return sheet

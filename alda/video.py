@@ -26,18 +26,21 @@ def side_by_side(
     return pictures
 
 
-def write_video(path: Path, pictures: Sequence[UInt8[np.ndarray, "h w c"]], fps: int) -> Path:
-    """Writes PATH.mp4, or PATH.gif where PyAV (the extra `video`) is not installed; returns the file."""
+def write_video(path: Path, pictures: Sequence[UInt8[np.ndarray, "h w c"]], fps: int, scale: int = _SCALE) -> Path:
+    """Writes PATH.mp4, or PATH.gif where PyAV (the extra `video`) is not installed; returns the file.
+
+    scale: screen pixels per pixel.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    enlarged = [picture.repeat(_SCALE, 0).repeat(_SCALE, 1) for picture in pictures]
+    enlarged = [picture.repeat(scale, 0).repeat(scale, 1) for picture in pictures]
     try:
         import av
     except ImportError:
-        file = path.with_suffix(".gif")
+        file = path.with_name(path.name + ".gif")
         first, *rest = [Image.fromarray(picture) for picture in enlarged]
         first.save(file, save_all=True, append_images=rest, duration=1000 / fps, loop=0)
         return file
-    file = path.with_suffix(".mp4")
+    file = path.with_name(path.name + ".mp4")
     with av.open(str(file), "w") as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": "18"})
         stream.height, stream.width = enlarged[0].shape[:2]

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import alda
 from alda.replay import Replay
 from alda.types import EnvSpec
 
@@ -28,6 +29,20 @@ def fill(replay: Replay, steps: int = 60, length: int = 20, seed: int = 1) -> Re
 @pytest.fixture
 def replay() -> Replay:
     return fill(Replay(SPEC, 100, 0.99))
+
+
+@pytest.fixture
+def make():
+    """make_env, with everything closed at the end."""
+    made = []
+
+    def make_env(*args, **options):
+        made.append(alda.make_env(*args, **options))
+        return made[-1]
+
+    yield make_env
+    for env in made:
+        env.close()
 
 
 def shared(path: str) -> Path:

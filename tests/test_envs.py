@@ -19,20 +19,6 @@ from alda.errors import UserError
 PAPER_TASKS = ("walker_walk", "cartpole_balance", "ball_in_cup_catch", "finger_spin")
 
 
-@pytest.fixture
-def make():
-    """make_env, with everything closed at the end."""
-    made = []
-
-    def make_env(*args, **options):
-        made.append(alda.make_env(*args, **options))
-        return made[-1]
-
-    yield make_env
-    for env in made:
-        env.close()
-
-
 def roll(env, seed, steps=4):
     """Frames, rewards and physics of a seeded episode under seeded actions."""
     obs = [env.reset(seed=seed)[0]]
@@ -73,6 +59,25 @@ def test_other_tasks_of_the_suite_play_and_recolour(make, task):
     obs, rewards, _ = roll(env, 0, steps=2)
     assert np.isfinite(rewards).all()
     assert obs.std() > 1
+
+
+def test_gymnasium_plays_several_in_processes_of_its_own(make):
+    """Without OpenGL before the first reset, and with the same frames as alone."""
+    context = {"context": "spawn"}
+    name = "alda/cartpole_balance-distracting_cs-v0"
+    many = gymnasium.make_vec(
+        name, num_envs=2, vectorization_mode="async", vector_kwargs=context, profile="fast", episode_length=40
+    )
+    try:
+        obs, _ = many.reset(seed=[3, 4])
+        alone = make("cartpole_balance", shift="distracting_cs", profile="fast", episode_length=40)
+        assert np.array_equal(obs[1], alone.reset(seed=4)[0])
+        obs, rewards, *_ = many.step(np.full((2, 1), 0.5, np.float32))
+        seen, reward, *_ = alone.step(np.full(1, 0.5, np.float32))
+        assert np.array_equal(obs[1], seen)
+        assert rewards[1] == pytest.approx(reward)
+    finally:
+        many.close()
 
 
 def test_an_episode_has_a_thousand_control_steps(make):

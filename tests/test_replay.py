@@ -79,6 +79,48 @@ def test_transitions_are_sampled_uniformly():
     assert chi_squared < 43.8  # 0.1 % quantile of chi-squared with 19 degrees of freedom
 
 
+@pytest.mark.parametrize("capacity", [60, 400])
+def test_environments_that_take_turns_are_kept_apart(tmp_path, capacity):
+    """Three that write step by step, with episodes of their own lengths; some are lost when the ring is small."""
+    lengths = [[7, 3, 12, 1, 9, 30], [1, 1, 2, 25, 4, 20], [16, 5, 5, 5, 22, 9]]
+    replay, truth, count = Replay(SPEC, capacity, 0.9, num_envs=3), {}, 0
+    obs, left, index = [None] * 3, [0] * 3, [-1] * 3
+
+    def frame():
+        return torch.full((3, 2, 2), count % 251, dtype=torch.uint8)
+
+    for _ in range(60):
+        for i in range(3):
+            if left[i] == 0:
+                index[i] = (index[i] + 1) % 6
+                left[i], count = lengths[i][index[i]], count + 1
+                obs[i] = [frame()] * 3
+                replay.add_first(torch.stack(obs[i]), env=i)
+        for i in range(3):
+            left[i], count = left[i] - 1, count + 1
+            next_obs = [*obs[i][1:], frame()]
+            replay.add(torch.tensor([float(count)]), count / 2, left[i] == 0, torch.stack(next_obs), env=i)
+            truth[count] = (torch.stack(obs[i]), torch.stack(next_obs), left[i] == 0)
+            obs[i] = next_obs
+            assert torch.equal(replay.newest_frame(i), next_obs[-1])
+    batch = replay.sample(4_000)
+    check(batch, truth)
+    kept = sorted(truth)[-len(replay) :]
+    assert set(batch.action[:, 0].int().tolist()) == set(kept)
+    assert len(replay) == 180 if capacity == 400 else 40 <= len(replay) <= 85
+
+    copy = Replay(SPEC, capacity, 0.9, num_envs=3)
+    copy.load(tmp_path, replay.save(tmp_path))
+    check(copy.sample(2_000), truth)
+    for i in range(3):
+        for twin in (replay, copy):  # episodes in progress go on
+            twin.add(torch.tensor([0.0]), 0.0, False, torch.ones(3, 3, 2, 2, dtype=torch.uint8), env=i)
+    for twin in (replay, copy):
+        torch.manual_seed(0)
+        twin.last = twin.sample(500)
+    assert all(torch.equal(a, b) for a, b in zip(replay.last, copy.last, strict=True))
+
+
 def test_sampling_just_after_an_episode_began_never_touches_it():
     env, replay = Counting([5, 5]), Replay(SPEC, 100, 0.9)
     env.play(replay)

@@ -18,7 +18,10 @@ import alda.train
 from alda.agents.alda import ALDAConfig
 from alda.agents.sac import SACConfig
 from alda.config import Config, EnvConfig, load_config, to_json
-from alda.errors import UserError
+from alda.envs.data import Data
+from alda.envs.pool import ProcessPool
+from alda.envs.rendering import renderer_name
+from alda.errors import UserError, WorkerError
 from alda.evaluate import bootstrap_interval, episode_seeds, play
 from alda.files import read_tensors
 from alda.logger import read_metrics
@@ -96,6 +99,100 @@ def test_a_run_cut_anywhere_and_resumed_equals_the_uncut_run(uncut, tmp_path, mo
     train(config)
     assert records(tmp_path / "run") == records(uncut[method])
     assert same(weights(tmp_path / "run"), weights(uncut[method]))
+
+
+@pytest.fixture(scope="module")
+def uncut_pair(tmp_path_factory):
+    """A whole run with two environments."""
+    run_dir = tmp_path_factory.mktemp("pair") / "run"
+    train(pair(run_dir))
+    return run_dir
+
+
+def pair(run_dir: Path, **changes) -> Config:
+    return config_for(run_dir, "sac", **{"num_envs": 2, "steps": 32, **changes})
+
+
+def test_more_environments_keep_the_ratio_of_updates_to_steps(uncut_pair):
+    rows = records(uncut_pair)
+    assert [r["step"] for r in rows] == [0, 8, 10, 14, 20, 22, 28, 30, 32, 32]  # two steps at a time
+    updates = {r["step"]: r["updates"] for r in rows}
+    assert (updates[0], updates[8], updates[32]) == (0, 6, 30)  # as many as one environment's last but one step brings
+    assert [r["step"] for r in rows if "train/return" in r] == [22]  # both end at 18, and next at 36
+    assert np.isfinite([r["eval/color_hard/return"] for r in rows if "eval/color_hard/return" in r]).all()
+
+
+# In the first evaluation, at random steps, and in training.
+@pytest.mark.parametrize("calls", [4, 23, 45])
+def test_a_run_with_two_environments_can_be_cut_anywhere_too(uncut_pair, tmp_path, monkeypatch, calls):
+    with monkeypatch.context() as patch:
+        cut_after(patch, calls)
+        with pytest.raises(SystemExit):
+            train(pair(tmp_path / "run"))
+    assert len(records(tmp_path / "run")) < len(records(uncut_pair))
+    train(pair(tmp_path / "run"))
+    assert records(tmp_path / "run") == records(uncut_pair)
+    assert same(weights(tmp_path / "run"), weights(uncut_pair))
+
+
+def test_a_killed_environment_changes_nothing(uncut_pair, tmp_path, monkeypatch, capsys):
+    breathe = Run.breathe
+
+    def shoot(self):
+        breathe(self)
+        if self.at.step in (6, 20) and not self.evaluating and not hasattr(self, f"shot_{self.at.step}"):
+            setattr(self, f"shot_{self.at.step}", True)
+            os.kill(self.collector._slots[1].process.pid, signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "breathe", shoot)
+        train(pair(tmp_path / "run"))
+    assert capsys.readouterr().out.count("environment process 1 (train) died: killed by SIGKILL") == 2
+    assert records(tmp_path / "run") == records(uncut_pair)
+    assert same(weights(tmp_path / "run"), weights(uncut_pair))
+
+
+def test_an_environment_that_cannot_be_played_ends_the_run_with_a_sentence(tmp_path, monkeypatch, capsys):
+    def fails(self, slot):
+        if self.histories_seen > 12:
+            raise WorkerError("environment process 0 (train) failed with ValueError: no")
+        self.histories_seen += 1
+        return answer(self, slot)
+
+    answer, ProcessPool.histories_seen = ProcessPool._answer, 0
+    with monkeypatch.context() as patch:
+        patch.setattr(ProcessPool, "_answer", fails)
+        with pytest.raises(SystemExit) as stopped:
+            train(pair(tmp_path / "run", eval_every=1_000, shifts=("train",)))
+    assert stopped.value.code == 1
+    assert "failed with ValueError: no; the last checkpoint is kept" in capsys.readouterr().out
+
+
+def test_evaluation_in_processes_changes_nothing(uncut, tmp_path):
+    run = train(config_for(tmp_path / "run", eval_workers=2))
+    assert records(run) == records(uncut["alda"])
+    assert same(weights(run), weights(uncut["alda"]))
+
+
+def test_every_score_says_what_it_was_made_with(uncut, tmp_path):
+    row = records(uncut["alda"])[0]
+    world = row["eval/color_hard/world"]
+    assert world.pop("simulator").startswith(("mujoco 3.", "mujoco 4."))
+    assert world.pop("renderer") == renderer_name()
+    assert world == {"profile": "fast", "visuals": "classic", "background": "none", "reference": False}
+    run = train(config_for(tmp_path / "run", "sac", steps=6, shifts=("video_hard", "distracting_cs:0.1")))
+    for shift in ("video_hard", "distracting_cs:0.1"):
+        assert records(run)[0][f"eval/{shift}/world"]["background"] == "procedural-v1"
+    with pytest.raises(UserError, match=r"video9\.mp4"):
+        train(config_for(tmp_path / "other", shifts=("video_easy",), data=Data(videos=half_copied(tmp_path))))
+    assert not (tmp_path / "other").exists()
+
+
+def half_copied(tmp_path: Path) -> Path:
+    (tmp_path / "video_easy").mkdir()
+    for i in range(9):
+        (tmp_path / "video_easy" / f"video{i}.mp4").write_bytes(b"some bytes")
+    return tmp_path
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(uncut, tmp_path, monkeypatch):
@@ -333,6 +430,11 @@ def test_bad_settings_are_refused_before_anything_is_written(tmp_path):
         ({"agent": ALDAConfig(discount=1.5)}, "--agent.discount must be from 0 to 1"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
         ({"replay_capacity": 0}, "--replay-capacity must be at least 1"),
+        ({"num_envs": 2}, "--steps must be a multiple of --num-envs, which 31 is not of 2"),
+        ({"num_envs": 0}, "--num-envs must be at least 1"),
+        ({"eval_workers": -1}, "--eval-workers must be from 0"),
+        ({"shifts": ("distracting_cs:2",)}, "the intensity of a shift is a number above 0, at most 1, not '2'"),
+        ({"env": EnvConfig(task="fish_swim"), "shifts": ("distracting_cs",)}, "distracting_cs does not cover fish"),
     ):
         if changes == {"device": "cuda"} and torch.cuda.is_available():
             continue

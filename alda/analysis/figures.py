@@ -1,18 +1,20 @@
 """Figures from the records of runs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from alda.config import Config, load_config
 from alda.errors import UserError
 from alda.logger import read_metrics
+from alda.records import World
 
 
 def plot_runs(runs: Sequence[Path], *, out: Path | None = None) -> Path:
     """Learning curves of one or more runs: return and reconstruction quality in every evaluated world.
 
-    Every line is one run in one world; bars span the lowest to the highest episode of an evaluation.
+    Every line is one run in one world, made with one simulator, renderer and background: where a world was made in
+    different ways, its lines are apart and say how. Bars span the lowest to the highest episode of an evaluation.
     """
     try:
         from matplotlib.figure import Figure
@@ -27,21 +29,20 @@ def plot_runs(runs: Sequence[Path], *, out: Path | None = None) -> Path:
 
     curves = [_curve(run) for run in runs]
     decodes = any(f"eval/{shift}/psnr" in rows[0] for config, rows in curves for shift in config.shifts)
-    figure = Figure(figsize=(9 if decodes else 5, 3.4), layout="constrained")
+    lines = [line for config, rows in curves for line in _lines(config, rows)]
+    figure = Figure(figsize=(9 if decodes else 5, 3.4 + 0.2 * len(lines)), layout="constrained")
     panels = figure.subplots(1, 2 if decodes else 1, squeeze=False)[0]
-    for config, rows in curves:
+    for config, shift, world, rows in lines:
         steps = [row["step"] / 1000 for row in rows]
-        for shift in config.shifts:
-            label = shift if len(runs) == 1 else f"{config.env.task}, {config.method} {config.seed}, {shift}"
-            means = [row[f"eval/{shift}/return"] for row in rows]
-            singles = [row[f"eval/{shift}/returns"] for row in rows]
-            below = [mean - min(single) for mean, single in zip(means, singles, strict=True)]
-            above = [max(single) - mean for mean, single in zip(means, singles, strict=True)]
-            panels[0].errorbar(steps, means, [below, above], marker="o", markersize=3, capsize=2, label=label)
-            if f"eval/{shift}/psnr" in rows[0]:
-                panels[1].plot(
-                    steps, [row[f"eval/{shift}/psnr"] for row in rows], marker="o", markersize=3, label=label
-                )
+        label = shift if len(runs) == 1 else f"{config.env.task}, {config.method} {config.seed}, {shift}"
+        label += _apart(world, [other for _, name, other, _ in lines if name == shift])
+        means = [row[f"eval/{shift}/return"] for row in rows]
+        singles = [row[f"eval/{shift}/returns"] for row in rows]
+        below = [mean - min(single) for mean, single in zip(means, singles, strict=True)]
+        above = [max(single) - mean for mean, single in zip(means, singles, strict=True)]
+        panels[0].errorbar(steps, means, [below, above], marker="o", markersize=3, capsize=2, label=label)
+        if f"eval/{shift}/psnr" in rows[0]:
+            panels[1].plot(steps, [row[f"eval/{shift}/psnr"] for row in rows], marker="o", markersize=3, label=label)
     tasks = ", ".join(sorted({config.env.task for config, _ in curves}))
     panels[0].set(title=f"{tasks}: mean, lowest, highest", ylabel="return of an episode")
     if decodes:
@@ -49,11 +50,31 @@ def plot_runs(runs: Sequence[Path], *, out: Path | None = None) -> Path:
     for axes in panels:
         axes.set_xlabel("agent steps (thousands)")
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", frameon=False)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=150)
     print(f"written to {file}")
     return file
+
+
+def _lines(config: Config, rows: list[dict[str, Any]]) -> Iterator[tuple[Config, str, World, list[dict[str, Any]]]]:
+    """The evaluations of a run in each world, those that were made in different ways apart."""
+    for shift in config.shifts:
+        made: list[World] = []
+        for row in rows:
+            world = row.get(f"eval/{shift}/world", {})
+            if world not in made:
+                made.append(world)
+        for world in made:
+            yield config, shift, world, [row for row in rows if row.get(f"eval/{shift}/world", {}) == world]
+
+
+def _apart(world: World, others: list[World]) -> str:
+    """What tells a world from others of the same name, as in ' (background davis-2017)'."""
+    keys = dict.fromkeys(key for other in others for key in other)
+    told = [key for key in keys if any(other.get(key) != world.get(key) for other in others)]
+    parts = [f"{key} {world.get(key, 'unknown')}" for key in told]
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _curve(run: Path) -> tuple[Config, list[dict[str, Any]]]:

@@ -53,22 +53,14 @@ def make_env(
     """
     from alda.envs.dmc import DMCEnv
 
-    made = _make_shift(task, shift, data, image_size, reference)
+    made = make_shift(task, shift=shift, data=data, reference=reference, image_size=image_size)
     return DMCEnv(task, made, seed=seed, image_size=image_size, **options)
 
 
-def prepare(
-    task: str, *, shift: str, data: Data | None = None, image_size: int = 64, reference: bool = False, **_: Any
-) -> str:
-    """Name of what moves behind the agent in a world, as records give it; arguments as of make_env.
-
-    Shrinks real videos that have not been used before, all of them, with a progress bar. Raises UserError where one is
-    missing or cannot be read.
-    """
-    return _make_shift(task, shift, data, image_size, reference).prepare()
-
-
-def _make_shift(task: str, shift: str, data: Data | None, image_size: int, reference: bool) -> Shift:
+def make_shift(
+    task: str, *, shift: str, data: Data | None = None, reference: bool = False, image_size: int = 64, **_: Any
+) -> Shift:
+    """The shift of a world; arguments and errors as of make_env. Its `prepare` shrinks real videos, where needed."""
     name, intensity, static = check_shift(shift, task)
     if image_size < 1:
         raise UserError(f"image_size must be at least 1, not {image_size}")

@@ -42,6 +42,11 @@ class ProceduralClips:
         return []
 
 
+def sky_side(image_size: int) -> int:
+    """Pixels along one side of the sky's cube: a picture sees half of it, pixel by pixel."""
+    return 2 * image_size
+
+
 def sky_clips(data: Data, count: int | None, size: int) -> Clips:
     """For the Distracting Control Suite: the first `count` training clips (None: all), as it picks them.
 

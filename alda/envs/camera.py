@@ -46,12 +46,14 @@ class CameraLimits:
 class WanderingCamera:
     """The camera of one scene, from `reset` to `reset`.
 
-    from_above: the camera looks straight down, as in reacher; its angles are not limited to the upper half space, and
-    its picture may turn about the line of sight.
+    Angles stay above the floor and before the agent, that is from -pi to 0 in the plane, where the native camera is.
+    from_above: the camera looks straight down, as in reacher; its angles have no such limits, and its picture may turn
+    about the line of sight. reference: these limits hold for every native camera. Of the suite's, that of humanoid
+    stands behind them (quadruped's as well): it is then brought to the agent's other side.
     """
 
-    def __init__(self, limits: CameraLimits, *, from_above: bool) -> None:
-        self.limits, self.from_above = limits, from_above
+    def __init__(self, limits: CameraLimits, *, from_above: bool, reference: bool = False) -> None:
+        self.limits, self.from_above, self.reference = limits, from_above, reference
 
     def reset(self, scene: Scene, rng: np.random.Generator) -> None:
         """Places the camera at random around its native pose."""
@@ -61,12 +63,15 @@ class WanderingCamera:
         radius, h, v = to_sphere(position - scene.center_of_mass() if scene.trackcom else position)
         low = [max(radius - radius * limits.zoom_in, 0), h - limits.angle, v - limits.angle]
         high = [radius + radius * limits.zoom_out, h + limits.angle, v + limits.angle]
+        self._native_h, self._before = h, -math.pi <= h <= 0
         if not self.from_above:
-            low[1:], high[1:] = np.maximum(low[1:], [-math.pi, 0]), np.minimum(high[1:], [0, math.pi / 2])
+            low[2], high[2] = max(low[2], 0), min(high[2], math.pi / 2)
+            if self._before or self.reference:
+                low[1], high[1] = max(low[1], -math.pi), min(high[1], 0)
         self._low, self._high = np.array(low), np.array(high)
 
-        h, v = (rng.uniform(low[i], high[i]) for i in (1, 2))
-        self._sphere = np.array([rng.uniform(low[0], high[0]), h, v])
+        h, v, radius_now = (low[i] + (high[i] - low[i]) * rng.random() for i in (1, 2, 0))  # limits may be out of order
+        self._sphere = np.array([radius_now, h, v])
         self._roll = rng.uniform(-limits.angle, limits.angle)
         direction = rng.standard_normal(3)
         self._velocity = direction / np.linalg.norm(direction) * rng.uniform(0, limits.velocity)
@@ -85,7 +90,10 @@ class WanderingCamera:
         roll_velocity = min(max(roll_velocity, -limits.roll_velocity), limits.roll_velocity)
 
         before = to_cartesian(self._sphere)
-        self._sphere = np.clip(to_sphere(before + velocity), self._low, self._high)
+        moved = to_sphere(before + velocity)
+        if not (self._before or self.reference):  # the angle must not jump where it is counted from pi on to -pi
+            moved[1] = self._native_h + math.remainder(moved[1] - self._native_h, 2 * math.pi)
+        self._sphere = np.clip(moved, self._low, self._high)
         self._velocity = to_cartesian(self._sphere) - before
         roll = min(max(self._roll + roll_velocity, -limits.angle), limits.angle)
         self._roll, self._roll_velocity = roll, roll - self._roll

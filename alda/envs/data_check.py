@@ -6,25 +6,26 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from alda.envs.backgrounds import sky_side
 from alda.envs.data import VIDEO_COUNTS, Data, Found, find_davis, find_places, find_videos, first_few
 from alda.envs.frame_cache import cache_bytes
+from alda.envs.procedural import NAME as PROCEDURAL
 from alda.envs.stored_clips import StoredClips, davis_clips, overlay_images, video_clips
 from alda.errors import UserError
 
-NOT_GIVEN = "not given; procedural-v1 is used"
 USES = {
     "davis": "worlds distracting_cs, distracting_background",
     "video_easy": "world video_easy",
     "video_hard": "world video_hard",
     "places": "overlay augmentation of SVEA",
 }
+NOT_GIVEN = {name: "not given" if name == "places" else f"not given; {PROCEDURAL} is used" for name in USES}
 SOURCES = {
     "davis": "https://davischallenge.org/davis2017/code.html (DAVIS 2017 TrainVal, 480p)",
     "video_easy": "https://github.com/nicklashansen/dmcontrol-generalization-benchmark (src/env/data)",
     "video_hard": "https://github.com/nicklashansen/dmcontrol-generalization-benchmark (src/env/data)",
     "places": "http://places2.csail.mit.edu/download.html (Places365)",
 }
-_TEXTURE = 128  # side of the backgrounds that become textures, in pixels
 
 Lines = list[tuple[str, str]]  # label and text
 
@@ -39,14 +40,14 @@ def check(data: Data, *, size: int = 64) -> int:
     table.add_column(overflow="fold")
     complete = True
     for name, folder, look in (
-        ("davis", data.davis, lambda: _clips(find_davis(data), lambda: davis_clips(data, None, _TEXTURE))),
+        ("davis", data.davis, lambda: _clips(find_davis(data), lambda: davis_clips(data, None, sky_side(size)))),
         ("video_easy", data.videos, lambda: _videos(data, "video_easy", size)),
         ("video_hard", data.videos, lambda: _videos(data, "video_hard", size)),
         ("places", data.places, lambda: _places(data)),
     ):
         lines = _looked(look) if folder else []
         complete &= all(label == "found" for label, _ in lines)
-        table.add_row(name, Text(str(folder or NOT_GIVEN)))
+        table.add_row(name, Text(str(folder or NOT_GIVEN[name])))
         for label, text in (*lines, ("used in", USES[name]), ("official place", SOURCES[name])):
             table.add_row(f"  {label}", Text(text))
     table.add_row("cache", Text(f"{data.cache_dir}, {cache_bytes(data.cache_dir) / 1e6:,.1f} MB"))
@@ -80,5 +81,5 @@ def _clips(found: Found, opened: Callable[[], StoredClips]) -> Lines:
 
 
 def _places(data: Data) -> Lines:
-    count, used = len(find_places(data)), len(overlay_images(data, _TEXTURE))
+    count, used = len(find_places(data)), len(overlay_images(data))
     return [("found", f"{count:,} images, of which {used:,} are used")]

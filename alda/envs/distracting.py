@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from alda.envs.backgrounds import Clips, sky_clips
+from alda.envs.backgrounds import Clips, sky_clips, sky_side
 from alda.envs.camera import CameraLimits, WanderingCamera
 from alda.envs.scene import Scene
 from alda.envs.shift import Shift, ShiftOptions
@@ -109,7 +109,7 @@ class MovingSky(Part):
 
     def __init__(self, intensity: float, options: ShiftOptions) -> None:
         super().__init__(intensity, options)
-        size = _REFERENCE_SKY if options.reference else 2 * options.image_size  # the picture sees half of one side
+        size = _REFERENCE_SKY if options.reference else sky_side(options.image_size)
         count = next((n for s, n in _CLIPS.items() if intensity <= s), None)
         self.clips = sky_clips(options.data, count, size)
 
@@ -151,7 +151,8 @@ class Wandering(Part):
 
     def reset(self, scene: Scene, rng: np.random.Generator) -> None:
         limits = CameraLimits.of(self.intensity, static=self.options.static)
-        self._camera = WanderingCamera(limits, from_above=scene.domain == "reacher")
+        above = scene.domain == "reacher"
+        self._camera = WanderingCamera(limits, from_above=above, reference=self.options.reference)
         # The reference moves another camera of quadruped than the one it draws with.
         self._unseen = self.options.reference and scene.domain == "quadruped"
         if not self._unseen:
@@ -170,15 +171,15 @@ class DriftingColors(Part):
     """The colour of every material, a random walk in a box around its own."""
 
     def reset(self, scene: Scene, rng: np.random.Generator) -> None:
+        colors = scene.physics.model.mat_rgba[:, :3]
         if not hasattr(self, "_low"):
-            own = scene.physics.model.mat_rgba[:, :3].copy()
-            self._low, self._high = np.clip(own - self.intensity, 0, 1), np.clip(own + self.intensity, 0, 1)
-        self._rng = rng
-        scene.physics.model.mat_rgba[:, :3] = rng.uniform(self._low, self._high)
+            self._low, self._high = np.clip(colors - self.intensity, 0, 1), np.clip(colors + self.intensity, 0, 1)
+        self._rng, self._colors = rng, rng.uniform(self._low, self._high)
+        colors[:] = self._colors
 
     def tick(self, scene: Scene) -> None:
         if self.options.static:
             return
-        colors = scene.physics.model.mat_rgba[:, :3]
-        moved = colors + self._rng.standard_normal(colors.shape) * (0.03 * self.intensity)
-        colors[:] = np.clip(moved, self._low, self._high)
+        moved = self._colors + self._rng.standard_normal(self._colors.shape) * (0.03 * self.intensity)
+        self._colors = np.clip(moved, self._low, self._high)
+        scene.physics.model.mat_rgba[:, :3] = self._colors

@@ -14,6 +14,7 @@ from ctypes.util import find_library
 from types import ModuleType
 from typing import Any, Literal
 
+from alda.envs.mujoco_fields import drop_missing_fields
 from alda.errors import UserError
 
 Profile = Literal["exact", "near", "fast"]
@@ -28,6 +29,7 @@ def load_suite() -> ModuleType:
         from dm_control import suite
     except (ImportError, AttributeError, RuntimeError) as error:
         raise UserError(f"MuJoCo's renderer could not start ({error}); {_HELP}") from error
+    drop_missing_fields()
     return suite
 
 

@@ -62,7 +62,7 @@ class VideoHard(VideoShift):
 def green_screen(picture: UInt8[np.ndarray, "h w c"]) -> Bool[np.ndarray, "h w"]:
     """Which pixels are green: hue from 100 to 185 degrees, saturation from 80 and value from 70 of 255, all inclusive.
 
-    In whole numbers, so that a colour on a limit is inside; the reference's floating point puts one in 3,500 colours,
+    In whole numbers, so that a colour on a limit is inside; the reference's floating point puts one in 3,600 colours,
     all of them on a limit, outside.
     """
     r, g, b = (picture[..., i].astype(np.int16) for i in range(3))

@@ -1,0 +1,39 @@
+"""Frames side by side, with words to them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+_GAP, _LINE, _FONT = 4, 15, 12  # screen pixels: between tiles, a line of words, its letters
+
+
+def sheet(
+    rows: Sequence[Sequence[UInt8[np.ndarray, "c h w"]]],
+    titles: Sequence[str],
+    labels: Sequence[str] = (),
+    scale: int = 2,
+) -> Image.Image:
+    """Rows of equal length, with a title over each column and a label to the left of each row, where there are any.
+
+    scale: screen pixels per pixel. Width and height are even, as videos want them.
+    """
+    font = ImageFont.load_default(_FONT)
+    draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    side = rows[0][0].shape[-1] * scale
+    left = max((int(draw.multiline_textbbox((0, 0), label, font)[2]) + 2 * _GAP for label in labels), default=0)
+    top = _GAP + _LINE * max((1 + title.count("\n") for title in titles), default=0)
+    width = left + len(rows[0]) * (side + _GAP) + _GAP
+    height = top + len(rows) * (side + _GAP)
+    picture = Image.new("RGB", (width + width % 2, height + height % 2), "white")
+    draw = ImageDraw.Draw(picture)
+    for i, title in enumerate(titles):
+        draw.multiline_text((left + _GAP + i * (side + _GAP), 2), title, fill="black", font=font, spacing=1)
+    for j, label in enumerate(labels):
+        draw.multiline_text((_GAP, top + j * (side + _GAP) + 2), label, fill="black", font=font, spacing=2)
+    for j, row in enumerate(rows):
+        for i, image in enumerate(row):
+            tile = Image.fromarray(image.transpose(1, 2, 0)).resize((side, side), Image.Resampling.NEAREST)
+            picture.paste(tile, (left + _GAP + i * (side + _GAP), top + j * (side + _GAP)))
+    return picture
