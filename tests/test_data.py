@@ -419,7 +419,7 @@ def test_check_shrinks_what_is_complete(report, videos, tmp_path, no_decoding):
     assert f"found 10 of 10 clips, {sum(4 + i % 3 for i in range(10))} frames" in lines
     assert "found no folder video_hard: this world can only be played without --data.videos" in lines
     assert "found 1 images, of which 1 are used" in lines
-    assert f"cache {videos.cache}, {(121 * 128 * 128 * 3 + 49 * 16 * 16 * 3) / 1e6:.1f} MB" in lines
+    assert f"cache {videos.cache}, {(120 * 32 * 32 * 3 + 128 * 128 * 3 + 49 * 16 * 16 * 3) / 1e6:.1f} MB" in lines
     no_decoding()
     assert report(data, size=16) == (0, lines)
     assert len(davis_clips(data, 2, 128)) == 2
