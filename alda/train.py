@@ -235,8 +235,8 @@ class Run:
         """Plays seeded episodes in every world; equal starting states in all of them."""
         at, config = self.at, self.config
         seeds = episode_seeds(config.seed, at.step, config.eval_episodes)
-        last = at.step >= config.steps
-        filmed = config.video_every > 0 and (last or (at.step > 0 and at.step % config.video_every == 0))
+        film = config.video_every
+        filmed = film > 0 and (at.step >= config.steps or at.step // film > max(at.evaluated, 0) // film)
         jobs = [Job(shift, seed, keep=i == 0) for shift in self.worlds for i, seed in enumerate(seeds)]
         returns: dict[str, dict[int, float]] = {shift: {} for shift in self.worlds}
         row: dict[str, Any] = {}
