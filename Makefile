@@ -1,5 +1,6 @@
 # Two commands do all of it:  make demo   trains and shows ALDA
 #                             make test   checks the code and runs the tests
+# and, for developers, make test-mujoco4 runs the tests of the worlds with MuJoCo 4.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -16,7 +17,7 @@ test: setup
 
 WORLD_TESTS := envs distracting video worlds pool mujoco_versions others
 
-# The worlds under MuJoCo 4, in an environment of their own; everything else here is MuJoCo 3.17.
+# In an environment of its own; everything else here is MuJoCo 3.17.
 test-mujoco4: BIN := .venv-mujoco4/bin
 test-mujoco4: .venv-mujoco4/installed
 	@scripts/ensure_rendering.sh $(BIN)

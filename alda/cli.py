@@ -44,8 +44,10 @@ def evaluate(words: list[str]) -> None:
         workers: int | None = None
         """Processes that play side by side; they change no score (None: one per core, at most 16; 0: this one)."""
         data: Data = field(default_factory=Data)
+        generated: bool = False
+        """Use generated backgrounds and colours, whatever folders the run names."""
         out: Path | None = None
-        """JSON file to write (None: RUN/evaluations/step_STEP_seed_SEED.json)."""
+        """JSON file to write (None: RUN/evaluations/step_STEP_seed_SEED.json, numbered where that holds others)."""
 
     options = tyro.cli(Options, prog="alda evaluate", description=evaluate.__doc__, args=words)
     from alda.report import evaluate_run

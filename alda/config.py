@@ -86,12 +86,12 @@ class Config:
     speed: Speed = "fast"
     """plain: float32 throughout. fast: image layers in bfloat16 where the processor has it, fused optimisers."""
 
-    def make_env(self, shift: str = "train", seed: int = 0) -> DMCEnv:
-        return self.env_maker()(shift=shift, seed=seed)
+    def make_env(self, shift: str = "train", seed: int | None = None) -> DMCEnv:
+        return self.env_maker()(shift=shift, seed=self.seed if seed is None else seed)
 
     def env_maker(self) -> Callable[..., DMCEnv]:
-        """make_env with all but shift and seed filled in; can be sent to another process."""
-        return partial(make_env, data=self.data, **vars(self.env))
+        """make_env with all but the shift filled in; can be sent to another process."""
+        return partial(make_env, seed=self.seed, data=self.data, **vars(self.env))
 
     def worlds(self) -> dict[str, World]:
         """The worlds to evaluate in, each with what makes its scores comparable (records.describe_world).
@@ -101,8 +101,8 @@ class Config:
         return {shift: self.world(shift) for shift in self.shifts}
 
     def world(self, shift: str) -> World:
-        background = make_shift(shift=shift, data=self.data, **vars(self.env)).prepare()
-        return describe_world(background=background, **vars(self.env))
+        made_of = make_shift(shift=shift, data=self.data, **vars(self.env)).prepare()
+        return describe_world(made_of, **vars(self.env))
 
     @property
     def method(self) -> str:

@@ -75,6 +75,12 @@ class Display:
         return f"{text}, {clock((self._updates - updates) / rate)} left" if rate else text
 
 
+def wide_console() -> Console:
+    """For tables: as wide as the terminal, or wide enough where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
 def clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

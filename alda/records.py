@@ -32,18 +32,18 @@ def describe_machine(device: str) -> dict[str, Any]:
     }
 
 
-def describe_world(*, background: str, profile: str, visuals: str, reference: bool, **_: Any) -> World:
+def describe_world(made_of: dict[str, str], *, profile: str, visuals: str, reference: bool, **_: Any) -> World:
     """What a score was made with: only scores with the same description may stand in one cell of a table.
 
-    background: name of what moves behind the agent. The rest as in EnvConfig.
+    made_of: colours and background (Shift.prepare). The rest as in EnvConfig.
     """
     return {
         "simulator": f"mujoco {version('mujoco')}",
         "renderer": renderer_name(),
         "profile": profile,
         "visuals": visuals,
-        "background": background,
         "reference": reference,
+        **made_of,
     }
 
 

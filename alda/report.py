@@ -1,6 +1,8 @@
 """What a trained agent does, for people: a table of returns, and pictures of what it sees."""
 
 import dataclasses
+import itertools
+import json
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from alda.console import wide_console
 from alda.envs import check_shift
 from alda.envs.data import Data
 from alda.envs.pool import default_workers, open_pool
@@ -34,32 +37,32 @@ def evaluate_run(
     out: Path | None = None,
     workers: int | None = None,
     data: Data | None = None,
+    generated: bool = False,
 ) -> dict[str, Any]:
     """Plays a run's newest policy in each world, prints a table and writes JSON; returns what it wrote.
 
     workers: processes that play side by side (None: one per core, at most 16; 0: none but this one); they change no
-    score. data: real backgrounds and colours to use in place of those that the run names.
+    score. data: real backgrounds and colours to use in place of those that the run names; generated: use none of the
+    run's. An earlier record of other scores is never overwritten, unless it is named by `out`.
     The interval is a 95 % bootstrap interval of the mean over episodes. Raises UserError for an unknown world, one
     whose data are not complete, or a directory that holds no trained agent; WorkerError where a process failed.
     """
     if not shifts or episodes < 1 or seed < 0 or (workers or 0) < 0:
         raise UserError("name at least one world, --episodes at least 1, --seed and --workers from 0 on")
+    policy = load(run, device=device)
+    named = Data(cache=policy.config.data.cache) if generated else policy.config.data
+    config = dataclasses.replace(policy.config, shifts=tuple(dict.fromkeys(shifts)), data=_over(named, data))
+    made_with = config.worlds()
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.touch()  # better to know now than after playing
-    policy = load(run, device=device)
-    config = dataclasses.replace(
-        policy.config, shifts=tuple(dict.fromkeys(shifts)), data=_over(policy.config.data, data)
-    )
-    made_with = config.worlds()
-    console = Console()
+    console = wide_console()
     jobs = [Job(shift, episode_seed) for shift in made_with for episode_seed in episode_seeds(seed, 0, episodes)]
     totals = [0.0] * len(jobs)
     processes = min(default_workers() if workers is None else workers, len(jobs))
-    shape = (policy.spec.frames, 3, policy.spec.image_size, policy.spec.image_size)
     with (
         _progress(console) as progress,
-        closing(open_pool(config.env_maker(), processes, shape, progress.console.print)) as pool,
+        closing(open_pool(config.env_maker(), processes, policy.spec.obs_shape, progress.console.print)) as pool,
     ):
         bar = progress.add_task("playing", total=len(jobs))
         for number, episode in play_all(policy.agent, pool, jobs):
@@ -72,13 +75,15 @@ def evaluate_run(
         worlds[shift] = {"mean": float(np.mean(returns)), "interval": interval, "returns": returns, "made_with": made}
 
     table = Table(title=f"{config.method} on {config.env.task} after {policy.step:,} agent steps")
-    for column in ("world", "mean return", "95 % interval", "lowest", "highest", "background"):
-        table.add_column(column, justify="left" if column in ("world", "background") else "right")
+    for column in ("world", "mean return", "95 % interval", "lowest", "highest", "background", "colours"):
+        words = column in ("world", "background", "colours")
+        table.add_column(column, justify="left" if words else "right", overflow="fold")
     for shift, world in worlds.items():
         low, high = world["interval"]
         ends = f"{min(world['returns']):.0f}", f"{max(world['returns']):.0f}"
-        background = world["made_with"]["background"]
-        table.add_row(shift, f"{world['mean']:.0f}", f"{low:.0f} to {high:.0f}", *ends, background)
+        made = world["made_with"]
+        numbers = f"{world['mean']:.0f}", f"{low:.0f} to {high:.0f}", *ends
+        table.add_row(shift, *numbers, made["background"], made["colors"])
     console.print(table)
 
     record = {
@@ -90,11 +95,25 @@ def evaluate_run(
         "worlds": worlds,
         "machine": describe_machine(device),
     }
-    file = out or run / "evaluations" / f"step_{policy.step:09d}_seed_{seed}.json"
+    file = out or _unused(run / "evaluations" / f"step_{policy.step:09d}_seed_{seed}.json", worlds)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, record)
     console.print(f"written to {file}", highlight=False, soft_wrap=True)
     return record
+
+
+def _unused(file: Path, worlds: dict[str, Any]) -> Path:
+    """The file, or with a number after its name where it holds other scores."""
+    for number in itertools.count(2):
+        try:
+            if json.loads(file.read_text())["worlds"] == json.loads(json.dumps(worlds)):
+                return file
+        except FileNotFoundError:
+            return file
+        except (ValueError, KeyError, TypeError):
+            pass  # damaged, but not ours to delete
+        file = file.with_stem(f"{file.stem.split('~')[0]}~{number}")
+    raise AssertionError
 
 
 def _over(data: Data, given: Data | None) -> Data:

@@ -17,14 +17,14 @@ from alda.agents import make_agent
 from alda.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from alda.config import Config, differences, from_json, load_config, spec_of, to_json
 from alda.console import Display
-from alda.envs.pool import LocalPool, open_pool
+from alda.envs.pool import LocalPool, Pool, open_pool
 from alda.errors import UserError, WorkerError
 from alda.evaluate import Episode, Job, episode_seeds, play_all
 from alda.fast import accelerate
 from alda.files import write_json
 from alda.logger import Logger, read_metrics
 from alda.process import collected_signals, only_one
-from alda.records import describe_machine
+from alda.records import World, describe_machine
 from alda.replay import Replay
 from alda.video import side_by_side, write_video
 
@@ -59,9 +59,10 @@ def train(config: Config) -> Path:
     """
     config = _requested(config)
     assert config.run_dir is not None
+    worlds = config.worlds()  # may shrink videos for a minute; nothing is lost if it is stopped
     config.run_dir.mkdir(parents=True, exist_ok=True)
     with only_one(config.run_dir), collected_signals() as caught:
-        run = Run(config, caught)
+        run = Run(config, worlds, caught)
         with run.display:
             try:
                 run.loop()
@@ -83,17 +84,15 @@ def train(config: Config) -> Path:
 class Run:
     """One training run: agent, replay, environments, records, and where it all stands."""
 
-    def __init__(self, config: Config, caught: list[int]) -> None:
+    def __init__(self, config: Config, worlds: dict[str, World], caught: list[int]) -> None:
         assert config.run_dir is not None
         assert config.device is not None
         assert config.replay_device is not None
-        self.config, self.caught, self.run_dir = config, caught, config.run_dir
+        self.config, self.worlds, self.caught, self.run_dir = config, worlds, caught, config.run_dir
         self.device = torch.device(config.device)
         torch.manual_seed(config.seed)
-        self.worlds = config.worlds()
         env = config.make_env(seed=config.seed)
         self.spec, self.fps = spec_of(env), env.metadata["render_fps"]
-        shape = (self.spec.frames, 3, self.spec.image_size, self.spec.image_size)
         self.agent = make_agent(config.agent, self.spec).to(config.device)
         capacity = min(config.replay_capacity, config.steps)
         self.replay = Replay(
@@ -102,18 +101,23 @@ class Run:
         accelerate(self.agent, config.speed)
 
         self.display = Display(config.steps, sum(self.agent.updates_due(step) for step in range(config.steps)))
-        processes = max(config.eval_workers or 0, config.num_envs if config.num_envs > 1 else 0)
-        self.stage = open_pool(config.env_maker(), processes, shape, self.display.say)  # plays evaluations
-        alone = config.num_envs == 1
-        if not alone:
-            env.close()
-        self.collector = LocalPool(lambda shift: env) if alone else self.stage  # noqa: ARG005 (plays for training)
+        n, workers = config.num_envs, min(config.eval_workers or 0, len(config.shifts) * config.eval_episodes)
+        shared = n > 1 and workers > 0
 
-        n = config.num_envs
+        def processes(count: int) -> Pool:
+            return open_pool(config.env_maker(), count, self.spec.obs_shape, self.display.say)
+
+        self.stage = processes(max(n, workers) if shared else workers)  # plays evaluations
+        if n == 1:  # and this plays for training
+            self.collector: Pool = LocalPool(lambda shift: env)  # noqa: ARG005
+        else:
+            env.close()
+            self.collector = self.stage if shared else processes(n)
         self.at = Position(episodes=[0] * n, totals=[0.0] * n)
         self.obs: list[Tensor | None] = [None] * n  # None between episodes
         self.actions: list[list[Tensor]] = [[] for _ in range(n)]  # taken in these episodes
-        self.action: Tensor | None = None  # [N, A], chosen, and on their way to the environments
+        self.action: Tensor | None = None  # [N, A], chosen and not yet taken
+        self.sent = False  # whether they are on their way to the environments
         self.state = self.agent.initial_state(num_envs=n)
         self.seconds: dict[str, float] = defaultdict(float)  # since the last line of metrics
         self.news: dict[str, str] = {}
@@ -161,7 +165,9 @@ class Run:
             if self.action is None:
                 with self.timed("act"):
                     self.choose_actions()
-            while at.due < at.step or at.updates_left:
+            if not self.sent:  # the environments move on while the agent learns
+                self.send_actions()
+            while at.due < at.step + config.num_envs - 1 or at.updates_left:
                 if not at.updates_left:
                     at.due += 1
                     at.updates_left = self.agent.updates_due(at.due)
@@ -190,7 +196,6 @@ class Run:
         self.state = self.agent.initial_state(num_envs=len(self.obs))
 
     def choose_actions(self) -> None:
-        """And sends them off: the environments move on while the agent learns."""
         if self.at.step < self.config.agent.random_steps:
             self.action = torch.rand(len(self.obs), self.spec.action_dim) * 2 - 1
         else:
@@ -202,7 +207,12 @@ class Run:
                     f"stopped at step {self.at.step:,}: the policy has diverged, its actions are not numbers"
                 )
                 raise SystemExit(1)
-        self._send()
+
+    def send_actions(self) -> None:
+        assert self.action is not None
+        for i, action in enumerate(self.action):
+            self.collector.step(i, action.numpy(), role="training")
+        self.sent = True
 
     def take_actions(self) -> None:
         assert self.action is not None
@@ -217,7 +227,7 @@ class Run:
                 self.logger.log({"train/return": torch.tensor(self.at.totals[i])})
                 self.news["episode"] = f"{self.at.totals[i]:.0f}"
                 self.obs[i] = None
-        self.action = None
+        self.action, self.sent = None, False
         self.at.step += len(self.obs)
 
     def log(self) -> None:
@@ -345,17 +355,10 @@ class Run:
         if not all(shown):
             self.display.say("note: this renderer or simulator draws the saved state differently; a new episode begins")
             self.obs, self.action = [obs if same else None for obs, same in zip(self.obs, shown, strict=True)], None
-        if self.action is not None:
-            self._send()
 
     def _reset(self, i: int) -> None:
         seed = np.random.SeedSequence([self.config.seed, self.at.episodes[i], 0]).generate_state(1)[0]
         self.collector.reset(i, "train", int(seed), role="training")
-
-    def _send(self) -> None:
-        assert self.action is not None
-        for i, action in enumerate(self.action):
-            self.collector.step(i, action.numpy(), role="training")
 
     def _when(self) -> dict[str, int]:
         repeat = self.config.env.action_repeat or 1

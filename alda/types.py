@@ -17,6 +17,10 @@ class EnvSpec:
     image_size: int
     action_dim: int
 
+    @property
+    def obs_shape(self) -> tuple[int, int, int, int]:
+        return self.frames, 3, self.image_size, self.image_size
+
 
 class Transition(NamedTuple):
     """One agent step, as SAC-like methods learn from it.

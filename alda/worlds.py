@@ -72,7 +72,7 @@ def preview(
     split_task(task)
     names = tuple(shifts) or tuple(shift for shift in SHIFTS if covers(shift, task))
     options: dict[str, Any] = {"data": data, "image_size": image_size, "reference": reference}
-    backgrounds = [make_shift(task, shift=name, **options).prepare() for name in names]
+    backgrounds = [make_shift(task, shift=name, **options).prepare()["background"] for name in names]
     out.parent.mkdir(parents=True, exist_ok=True)
     frames = {}
     for name in track(names, f"drawing {task}", console=Console(stderr=True), transient=True):

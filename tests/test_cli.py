@@ -61,6 +61,26 @@ def test_evaluation_prints_a_table_and_writes_json(trained):
     assert json.loads((run_dir / "again.json").read_text())["worlds"]["train"] == record["worlds"]["train"]
 
 
+def test_an_evaluation_with_other_scores_is_kept_beside_the_first(trained, tmp_path):
+    from alda.envs.color import DEFAULT
+
+    run_dir, *_ = trained
+    table = tmp_path / "color_hard.json"
+    table.write_text(json.dumps([DEFAULT]))
+    words = ["evaluate", run_dir, "--shifts", "color_hard", "--episodes", "2", "--seed", "7", "--workers", "0"]
+    said = [run(*words).stdout, run(*words, "--data.color-table", table).stdout, run(*words).stdout]
+    files = sorted((run_dir / "evaluations").glob("step_*_seed_7*.json"))
+    assert [file.stem for file in files] == ["step_000000012_seed_7", "step_000000012_seed_7~2"]
+    made = [json.loads(file.read_text())["worlds"]["color_hard"]["made_with"] for file in files]
+    assert made[0]["colors"] == "gaussian-v1"
+    assert made[1]["colors"].startswith("table ")
+    assert ["gaussian-v1" in text for text in said] == [True, False, True]
+    assert made[1]["colors"] in said[1]
+    refused = run(*words[:3], "distracting_cs:7", "--out", tmp_path / "never.json")
+    assert refused.returncode == 2
+    assert not (tmp_path / "never.json").exists()
+
+
 def test_pictures_are_drawn(trained):
     from PIL import Image
 

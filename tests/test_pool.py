@@ -10,7 +10,7 @@ import psutil
 import pytest
 import torch
 from torch import nn
-from toy_envs import SHAPE, make
+from toy_envs import SHAPE, Reporting, make
 
 import alda
 from alda.agents.base import Agent, AgentConfig
@@ -58,9 +58,35 @@ def test_slots_move_on_side_by_side_and_roles_keep_their_episodes(pool):
         assert each.result(0).obs.flat[0] == first[-1][0] + 1
 
 
-def test_processes_never_import_torch(pool):
+@pytest.mark.parametrize("shift", ["train", "video_hard", "distracting_cs"])
+def test_processes_never_import_torch(shift):
     assert "torch" in sys.modules
-    assert episode(pool, 0, "modules", 0, [0])[1][1] == 0.0
+    pool = ProcessPool(Reporting, 1, (3, 3, 64, 64))
+    assert episode(pool, 0, shift, 0, [0])[1][1] == 0.0
+    pool.close()
+
+
+def test_a_slot_that_owes_a_result_is_asked_nothing(pool):
+    for each in (pool, LocalPool(make, 2)):
+        each.reset(0, "plain", 0, "training")
+        with pytest.raises(AssertionError, match="slot 0 still owes a result"):
+            each.reset(0, "plain", 0)
+        each.result(0)
+        each.step(0, np.zeros(1, np.float32), "training")
+        with pytest.raises(AssertionError, match="slot 0 still owes a result"):
+            each.step(0, np.zeros(1, np.float32), "training")
+
+
+def test_a_role_has_one_environment_at_a_time(pool):
+    for each in (pool, LocalPool(make, 2)):
+        plain, ends = (episode(each, 0, shift, 7, [0, 0]) for shift in ("plain", "ends"))
+        assert plain == [*ends[:2], (9, 4.5, False, False)]
+        assert ends[2] == (9, 4.5, True, False)
+        assert episode(each, 0, "plain", 7, [0])[0][0] == 7
+
+
+def test_ctrl_c_is_not_for_the_processes(pool):
+    assert {os.getpgid(slot.process.pid) for slot in pool._slots}.isdisjoint({os.getpgid(0)})
 
 
 def test_opengl_starts_with_the_first_picture():
@@ -125,7 +151,7 @@ def test_closing_ends_the_processes():
 
 def test_processes_end_when_the_one_that_started_them_is_killed():
     code = (
-        "from alda.envs.pool import ProcessPool; from toy_envs import SHAPE, make; import time\n"
+        "from alda.envs.pool import ProcessPool; from toy_envs import SHAPE, Reporting, make; import time\n"
         "it = ProcessPool(make, 2, SHAPE); it.reset(0, 'plain', 0); it.result(0)\n"
         "print(*[slot.process.pid for slot in it._slots], flush=True); time.sleep(60)"
     )

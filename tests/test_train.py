@@ -117,7 +117,7 @@ def test_more_environments_keep_the_ratio_of_updates_to_steps(uncut_pair):
     rows = records(uncut_pair)
     assert [r["step"] for r in rows] == [0, 8, 10, 14, 20, 22, 28, 30, 32, 32]  # two steps at a time
     updates = {r["step"]: r["updates"] for r in rows}
-    assert (updates[0], updates[8], updates[32]) == (0, 6, 30)  # as many as one environment's last but one step brings
+    assert (updates[0], updates[8], updates[32]) == (0, 7, 31)  # five in the burst at step 5, then one a step
     assert [r["step"] for r in rows if "train/return" in r] == [22]  # both end at 18, and next at 36
     assert np.isfinite([r["eval/color_hard/return"] for r in rows if "eval/color_hard/return" in r]).all()
 
@@ -153,13 +153,13 @@ def test_a_killed_environment_changes_nothing(uncut_pair, tmp_path, monkeypatch,
 
 
 def test_an_environment_that_cannot_be_played_ends_the_run_with_a_sentence(tmp_path, monkeypatch, capsys):
+    answer, count = ProcessPool._answer, iter(range(10**9))
+
     def fails(self, slot):
-        if self.histories_seen > 12:
+        if next(count) > 12:
             raise WorkerError("environment process 0 (train) failed with ValueError: no")
-        self.histories_seen += 1
         return answer(self, slot)
 
-    answer, ProcessPool.histories_seen = ProcessPool._answer, 0
     with monkeypatch.context() as patch:
         patch.setattr(ProcessPool, "_answer", fails)
         with pytest.raises(SystemExit) as stopped:
@@ -179,13 +179,62 @@ def test_every_score_says_what_it_was_made_with(uncut, tmp_path):
     world = row["eval/color_hard/world"]
     assert world.pop("simulator").startswith(("mujoco 3.", "mujoco 4."))
     assert world.pop("renderer") == renderer_name()
-    assert world == {"profile": "fast", "visuals": "classic", "background": "none", "reference": False}
+    look = {"profile": "fast", "visuals": "classic", "reference": False}
+    assert world == {**look, "background": "none", "colors": "gaussian-v1"}
+    assert row["eval/train/world"]["colors"] == "of the task"
     run = train(config_for(tmp_path / "run", "sac", steps=6, shifts=("video_hard", "distracting_cs:0.1")))
     for shift in ("video_hard", "distracting_cs:0.1"):
         assert records(run)[0][f"eval/{shift}/world"]["background"] == "procedural-v1"
     with pytest.raises(UserError, match=r"video9\.mp4"):
         train(config_for(tmp_path / "other", shifts=("video_easy",), data=Data(videos=half_copied(tmp_path))))
     assert not (tmp_path / "other").exists()
+
+
+def test_a_pending_action_never_mixes_with_an_evaluation(tmp_path, monkeypatch):
+    """Cut while the environments move on, and resumed with an evaluation before anything else."""
+    send = Run.send_actions
+
+    def cut(self):
+        send(self)
+        if self.at.step == 16:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "send_actions", cut)
+        with pytest.raises(SystemExit):
+            train(pair(tmp_path / "run", eval_workers=2))
+    train(pair(tmp_path / "run", eval_workers=2, steps=16))
+    train(pair(tmp_path / "whole", eval_workers=2, steps=16))
+    ends = [records(tmp_path / name)[-1] for name in ("run", "whole")]
+    assert [end["step"] for end in ends] == [16, 16]
+    for shift in ("train", "color_hard"):
+        found, expected = (end[f"eval/{shift}/returns"] for end in ends)
+        assert found == pytest.approx(expected, rel=0.01)  # one update apart; a step is a ninth of an episode
+
+
+def test_evaluation_can_stay_in_this_process_while_others_collect(uncut_pair, tmp_path, monkeypatch):
+    roles = []
+    reset = ProcessPool.reset
+
+    def recorded(self, slot, shift, seed, role=""):
+        roles.append(role)
+        reset(self, slot, shift, seed, role)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProcessPool, "reset", recorded)
+        run = train(pair(tmp_path / "run", eval_workers=0))
+    assert set(roles) == {"training"}
+    assert records(run) == records(uncut_pair)
+
+
+def test_training_and_evaluation_play_one_system(tmp_path):
+    """lqr draws its springs when it is made."""
+    env = EnvConfig(task="lqr_lqr_2_1", episode_length=36, profile="fast")
+    config = dataclasses.replace(config_for(tmp_path, "sac", seed=5, shifts=("train",)), env=env)
+    training, evaluation = config.make_env(), config.env_maker()(shift="train")
+    other = config.make_env(seed=6)
+    stiffness = [made.physics.model.jnt_stiffness.tolist() for made in (training, evaluation, other)]
+    assert stiffness[0] == stiffness[1] != stiffness[2]
 
 
 def half_copied(tmp_path: Path) -> Path:

@@ -100,6 +100,12 @@ def test_data_check_is_a_command_with_an_exit_code(tmp_path, capsys):
         COMMANDS["data"](["check", "--data.videos", str(tmp_path / "none"), "--data.cache", str(tmp_path)])
     assert ended.value.code == 1
     assert "video_easy" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        COMMANDS["data"](["check", "--data.color-table", str(tmp_path / "none.json"), "--data.cache", str(tmp_path)])
+    assert ended.value.code == 1
+    assert "could not be read" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--image-size must be at least 1, not 0"):
+        COMMANDS["data"](["check", "--image-size", "0"])
     with pytest.raises(UserError, match="there is no command 'data chekc'"):
         COMMANDS["data"](["chekc"])
 

@@ -75,7 +75,7 @@ def check_shift(shift: str, task: str) -> tuple[str, float | None, bool]:
         raise UserError(unknown("shift", name, SHIFTS))
     kind = SHIFTS[name]
     if not kind.has_intensity and (intensity is not None or static):
-        raise UserError(f"{name} has one intensity and always changes: write {name!r}, not {shift!r}")
+        raise UserError(f"{name} takes neither an intensity nor 'static': write {name!r}, not {shift!r}")
     if kind.domains is not None and domain not in kind.domains:
         raise UserError(f"{name} does not cover {domain}, only {', '.join(sorted(kind.domains))}")
     return name, intensity, static

@@ -6,6 +6,7 @@ published tables, which may be given as JSON files instead.
 """
 
 import functools
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +27,7 @@ DEFAULT: ColorSetting = {
     "self_rgb": [0.7, 0.5, 0.3],
     "skybox_rgb": [0.4, 0.6, 0.8],
 }
+OWN_TABLES = "gaussian-v1"
 SPREADS = {"color_easy": 0.1, "color_hard": 0.2}  # standard deviation of the offsets, before clipping to [0, 1]
 
 
@@ -42,9 +44,10 @@ class ColorShift(Shift):
         super().__init__(options)
         given = options.data.color_table
         if given is None:
-            self.table = draw_table(self.name)
+            self.table, self.colors = draw_table(self.name), OWN_TABLES
         else:
             self.table = read_table(given / f"{self.name}.json" if given.is_dir() else given)
+            self.colors = f"table {hashlib.sha256(json.dumps(self.table).encode()).hexdigest()[:8]}"
 
     def reset(self, scene: Scene, rng: np.random.Generator) -> None:
         recolor(scene, self.table[rng.integers(len(self.table))])

@@ -2,14 +2,12 @@
 
 from collections.abc import Callable
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from alda.envs.backgrounds import sky_side
+from alda.envs.color import OWN_TABLES, ColorEasy, ColorHard
 from alda.envs.data import VIDEO_COUNTS, Data, Found, find_davis, find_places, find_videos, first_few
 from alda.envs.frame_cache import cache_bytes
 from alda.envs.procedural import NAME as PROCEDURAL
+from alda.envs.shift import ShiftOptions
 from alda.envs.stored_clips import StoredClips, davis_clips, overlay_images, video_clips
 from alda.errors import UserError
 
@@ -18,8 +16,10 @@ USES = {
     "video_easy": "world video_easy",
     "video_hard": "world video_hard",
     "places": "overlay augmentation of SVEA",
+    "colours": "worlds color_easy, color_hard",
 }
-NOT_GIVEN = {name: "not given" if name == "places" else f"not given; {PROCEDURAL} is used" for name in USES}
+NOT_GIVEN = dict.fromkeys(USES, f"not given; {PROCEDURAL} is used")
+NOT_GIVEN |= {"places": "not given", "colours": f"not given; {OWN_TABLES} is used"}
 SOURCES = {
     "davis": "https://davischallenge.org/davis2017/code.html (DAVIS 2017 TrainVal, 480p)",
     "video_easy": "https://github.com/nicklashansen/dmcontrol-generalization-benchmark (src/env/data)",
@@ -30,56 +30,70 @@ SOURCES = {
 Lines = list[tuple[str, str]]  # label and text
 
 
+class Incomplete(Exception):  # noqa: N818 (what is there is told all the same)
+    """What was found of a set that is not complete, or cannot be read."""
+
+    def __init__(self, lines: Lines) -> None:
+        self.lines = lines
+
+
 def check(data: Data, *, size: int = 64) -> int:
     """Prints a report and shrinks what is complete into the cache; returns 0 where all that is given is complete.
 
-    size: of the frames that agents see, in pixels.
+    size: of the frames that agents see, in pixels. Raises UserError for a size below 1.
     """
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    if size < 1:
+        raise UserError(f"--image-size must be at least 1, not {size}")
     complete = True
     for name, folder, look in (
         ("davis", data.davis, lambda: _clips(find_davis(data), lambda: davis_clips(data, None, sky_side(size)))),
         ("video_easy", data.videos, lambda: _videos(data, "video_easy", size)),
         ("video_hard", data.videos, lambda: _videos(data, "video_hard", size)),
         ("places", data.places, lambda: _places(data)),
+        ("colours", data.color_table, lambda: _colors(data)),
     ):
-        lines = _looked(look) if folder else []
-        complete &= all(label == "found" for label, _ in lines)
-        table.add_row(name, Text(str(folder or NOT_GIVEN[name])))
-        for label, text in (*lines, ("used in", USES[name]), ("official place", SOURCES[name])):
-            table.add_row(f"  {label}", Text(text))
-    table.add_row("cache", Text(f"{data.cache_dir}, {cache_bytes(data.cache_dir) / 1e6:,.1f} MB"))
-    Console().print(table, highlight=False)
+        lines: Lines = []
+        if folder:
+            try:
+                lines = look()
+            except Incomplete as found:
+                lines, complete = found.lines, False
+            except (UserError, OSError) as error:
+                lines, complete = [("problem", str(error))], False
+        print(f"{name:17} {folder or NOT_GIVEN[name]}")
+        for label, text in (
+            *lines,
+            ("used in", USES[name]),
+            *([("official place", SOURCES[name])] if name in SOURCES else []),
+        ):
+            print(f"  {label:15} {text}")
+    print(f"{'cache':17} {data.cache_dir}, {cache_bytes(data.cache_dir) / 1e6:,.1f} MB")
     return 0 if complete else 1
-
-
-def _looked(look: Callable[[], Lines]) -> Lines:
-    try:
-        return look()
-    except (UserError, OSError) as error:
-        return [("problem", str(error))]
 
 
 def _videos(data: Data, world: str, size: int) -> Lines:
     there = [other for other in VIDEO_COUNTS if data.videos and (data.videos / other).is_dir()]
     if there and world not in there:  # one of the two is enough
-        return [("found", f"no folder {world}: this world can only be played without --data.videos")]
+        return [("absent", f"no folder {world}: this world can only be played without --data.videos")]
     return _clips(find_videos(data, world), lambda: video_clips(data, world, size))
 
 
 def _clips(found: Found, opened: Callable[[], StoredClips]) -> Lines:
     count = f"{len(found.clips)} of {found.expected} clips"
     if found.missing:
-        return [("found", count), ("missing", first_few(found.missing, 10))]
+        raise Incomplete([("found", count), ("missing", first_few(found.missing, 10))])
     clips = opened()
     if errors := clips.store():
-        return [("found", count), *(("problem", str(error)) for error in errors)]
+        readable = f"{found.expected - len(errors)} of {found.expected} clips"
+        raise Incomplete([("found", readable), *(("problem", str(error)) for error in errors)])
     frames = sum(len(clips[i]) for i in range(len(clips)))
-    return [("found", f"{count}, {frames:,} frames")]
+    return [("found", f"{count}, {frames:,} frames"), ("in records", clips.name)]
 
 
 def _places(data: Data) -> Lines:
     count, used = len(find_places(data)), len(overlay_images(data))
     return [("found", f"{count:,} images, of which {used:,} are used")]
+
+
+def _colors(data: Data) -> Lines:
+    return [(shift.name, shift(ShiftOptions(data=data)).colors) for shift in (ColorEasy, ColorHard)]

@@ -49,7 +49,7 @@ class Pool(ABC):
 
     @abstractmethod
     def reset(self, slot: int, shift: str, seed: int, role: str = "") -> None:
-        """An episode begins. Environments are made when first asked for and kept, one per slot, shift and role."""
+        """An episode begins. A slot keeps one environment per role, and makes another when the shift changes."""
 
     @abstractmethod
     def step(self, slot: int, action: np.ndarray, role: str = "") -> None:
@@ -73,19 +73,22 @@ class LocalPool(Pool):
 
     def __init__(self, make: MakeEnv, size: int = 1) -> None:
         self.make, self.size = make, size
-        self._envs: dict[tuple[int, str, str], Any] = {}
-        self._playing: dict[tuple[int, str], Any] = {}
+        self._envs: dict[tuple[int, str], tuple[str, Any]] = {}  # slot and role -> shift and environment
         self._asked: dict[int, Callable[[], Result]] = {}
 
     def reset(self, slot: int, shift: str, seed: int, role: str = "") -> None:
-        key = (slot, shift, role)
+        assert slot not in self._asked, f"slot {slot} still owes a result"
+        key = slot, role
+        if key in self._envs and self._envs[key][0] != shift:
+            self._envs.pop(key)[1].close()
         if key not in self._envs:
-            self._envs[key] = self.make(shift=shift)
-        env = self._playing[slot, role] = self._envs[key]
+            self._envs[key] = shift, self.make(shift=shift)
+        env = self._envs[key][1]
         self._asked[slot] = lambda: Result(env.reset(seed=seed)[0], 0.0, False, False)
 
     def step(self, slot: int, action: np.ndarray, role: str = "") -> None:
-        env = self._playing[slot, role]
+        assert slot not in self._asked, f"slot {slot} still owes a result"
+        env = self._envs[slot, role][1]
         self._asked[slot] = lambda: Result(*env.step(action)[:4])
 
     def result(self, slot: int) -> Result:
@@ -95,7 +98,7 @@ class LocalPool(Pool):
         return list(self._asked)[:1]
 
     def close(self) -> None:
-        for env in self._envs.values():
+        for _, env in self._envs.values():
             env.close()
         self._envs.clear()
 
@@ -128,18 +131,19 @@ class ProcessPool(Pool):
 
     def reset(self, slot: int, shift: str, seed: int, role: str = "") -> None:
         self._slots[slot].histories[role] = []
-        self._ask(slot, role, ("reset", (shift, role), seed))
+        self._ask(slot, role, ("reset", role, shift, seed))
 
     def step(self, slot: int, action: np.ndarray, role: str = "") -> None:
-        _, key, _ = self._slots[slot].histories[role][0]
-        self._ask(slot, role, ("step", key, action))
+        self._ask(slot, role, ("step", role, action))
 
     def result(self, slot: int) -> Result:
         answer = self._answer(slot)
         it = self._slots[slot]
+        result = Result(np.frombuffer(it.shared, np.uint8).reshape(self._shape).copy(), *answer)
+        if it.asked is not None and (result.terminated or result.truncated):
+            it.histories[it.asked] = []  # this episode will not be played again
         it.asked, it.deaths = None, 0
-        obs = np.frombuffer(it.shared, np.uint8).reshape(self._shape).copy()
-        return Result(obs, *answer)
+        return result
 
     def ready(self) -> list[int]:
         arrived = set(wait([it.connection for it in self._slots if it.asked is not None]))
@@ -166,6 +170,7 @@ class ProcessPool(Pool):
             process = subprocess.Popen(
                 command,
                 pass_fds=(theirs.fileno(), file.fileno()),
+                process_group=0,  # Ctrl-C is for us; without us it ends by itself
                 env={**_ONE_THREAD, **os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             )
         it = _Slot(process, Connection(ours.detach()), shared)
@@ -175,6 +180,7 @@ class ProcessPool(Pool):
 
     def _ask(self, slot: int, role: str, request: Any) -> None:
         it = self._slots[slot]
+        assert it.asked is None, f"slot {slot} still owes a result"
         it.histories[role].append(request)
         it.asked = role
         with suppress(ConnectionError):  # the answer will tell
@@ -186,13 +192,16 @@ class ProcessPool(Pool):
                 answer = self._slots[slot].connection.recv()
             except (EOFError, ConnectionError):
                 self._replace(slot)
-                continue
-            if isinstance(answer[0], str):
-                name, message, trace = answer
-                if name == "UserError":
-                    raise UserError(message)
-                raise WorkerError(f"{self._name(slot)} failed with {name}: {message}\n{trace.rstrip()}")
-            return answer
+            else:
+                return self._checked(slot, answer)
+
+    def _checked(self, slot: int, answer: Any) -> tuple[float, bool, bool]:
+        if isinstance(answer[0], str):
+            name, message, trace = answer
+            if name == "UserError":
+                raise UserError(message)
+            raise WorkerError(f"{self._name(slot)} failed with {name}: {message}\n{trace.rstrip()}")
+        return answer
 
     def _replace(self, slot: int) -> None:
         """Starts another process in a dead one's place and leads it to the same moment of the same episodes."""
@@ -210,12 +219,12 @@ class ProcessPool(Pool):
         with suppress(EOFError, ConnectionError):  # dead again, as the next answer will tell
             for request in others + past:
                 new.connection.send(request)
-                new.connection.recv()
+                self._checked(slot, new.connection.recv())
             new.connection.send(last)
 
     def _name(self, slot: int) -> str:
         it = self._slots[slot]
-        shift = it.histories[it.asked][0][1][0] if it.asked is not None else ""
+        shift = it.histories[it.asked][0][2] if it.asked is not None else ""
         return f"environment process {slot} ({shift})"
 
 

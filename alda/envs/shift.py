@@ -11,8 +11,6 @@ from alda.envs.data import Data
 from alda.envs.scene import Scene
 from alda.errors import UserError
 
-NO_BACKGROUND = "none"
-
 
 @dataclass(frozen=True)
 class ShiftOptions:
@@ -30,6 +28,7 @@ class Shift:
 
     domains: ClassVar[frozenset[str] | None] = None  # of the suite that it covers; None: all
     has_intensity: ClassVar[bool] = False
+    colors = "of the task"  # where they come from, by the name that records give it
 
     def __init__(self, options: ShiftOptions) -> None:
         self.options = options
@@ -39,13 +38,14 @@ class Shift:
         """What moves behind the agent, if anything does."""
         return None
 
-    def prepare(self) -> str:
-        """Makes the clips ready, if there are any; their name in records. Raises UserError where one cannot be read."""
-        if self.clips is None:
-            return NO_BACKGROUND
-        for error in self.clips.store():
+    def prepare(self) -> dict[str, str]:
+        """Makes the clips ready, if there are any; what stands in records: names of the background and of the colours.
+
+        Raises UserError where a clip cannot be read.
+        """
+        for error in self.clips.store() if self.clips else ():
             raise error
-        return self.clips.name
+        return {"background": self.clips.name if self.clips else "none", "colors": self.colors}
 
     def reset(self, scene: Scene, rng: np.random.Generator) -> None:
         """An episode begins (the physics is already in its first state)."""

@@ -1,5 +1,7 @@
 """Real backgrounds, shrunk once: every clip is one file of the frame cache, and playing it reads nothing else."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +22,10 @@ class StoredClips:
     """
 
     def __init__(self, name: str, clips: Sequence[Clip], size: int, cache: Path) -> None:
-        self.name = name
-        self._clips, self._size = clips, size
+        sizes = [[clip.name, *(file.stat().st_size for file in clip.files)] for clip in clips]
+        digest = hashlib.blake2b(json.dumps(sizes).encode(), digest_size=4).hexdigest()
+        self.name = f"{name} {digest}"  # another set in the folder of this one is not this one
+        self._set, self._clips, self._size = name, clips, size
         folder = folder_of(cache, name, size)
         self._stored = [folder / f"{clip.name}-{fingerprint(clip.files)}.npy" for clip in clips]
 
@@ -41,7 +45,7 @@ class StoredClips:
         """Shrinks what is not stored yet, with a progress bar; gives back the errors of clips that cannot be read."""
         errors = []
         if unstored := self.unstored:
-            with _bar(f"shrinking {self.name}", total=len(self), done=len(self) - len(unstored)) as advance:
+            with _bar(f"shrinking {self._set}", total=len(self), done=len(self) - len(unstored)) as advance:
                 for i in unstored:
                     try:
                         self._shrink(i)

@@ -7,7 +7,6 @@ and takes answers, and the shared memory in which an observation is left.
 import mmap
 import os
 import pickle
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -21,13 +20,13 @@ import numpy as np
 def serve(connection: Connection, memory: int) -> None:
     """Answers requests until the connection is closed.
 
-    The first says how environments are made and the shape of an observation. Then come ("reset", environment's key,
-    seed) and ("step", key, action), a key being (shift, role); an answer is (reward, terminated, truncated), or an
-    exception as (name of its class, message, traceback).
+    The first says how environments are made and the shape of an observation. Then come ("reset", role, shift, seed) and
+    ("step", role, action); an answer is (reward, terminated, truncated), or an exception as (name of its class,
+    message, traceback). A role has one environment, which is replaced when its shift changes.
     """
     make, shape = pickle.loads(connection.recv_bytes())
     shared = np.frombuffer(mmap.mmap(memory, int(np.prod(shape))), np.uint8).reshape(shape)
-    envs: dict[Any, Any] = {}
+    envs: dict[str, tuple[str, Any]] = {}  # role -> shift and environment
     while True:
         request = connection.recv()
         try:
@@ -36,21 +35,23 @@ def serve(connection: Connection, memory: int) -> None:
             connection.send((type(error).__name__, str(error), traceback.format_exc()))
 
 
-def _answer(request: Any, make: Callable[..., Any], envs: dict[Any, Any], shared: np.ndarray) -> Any:
-    kind, key, what = request
+def _answer(request: Any, make: Callable[..., Any], envs: dict[str, tuple[str, Any]], shared: np.ndarray) -> Any:
+    kind, role, *what = request
     if kind == "reset":
-        if key not in envs:
-            envs[key] = make(shift=key[0])
-        obs, _ = envs[key].reset(seed=what)
+        shift, seed = what
+        if role in envs and envs[role][0] != shift:
+            envs.pop(role)[1].close()
+        if role not in envs:
+            envs[role] = shift, make(shift=shift)
+        obs, _ = envs[role][1].reset(seed=seed)
         shared[:] = obs
         return 0.0, False, False
-    obs, reward, terminated, truncated, _ = envs[key].step(what)
+    obs, reward, terminated, truncated, _ = envs[role][1].step(*what)
     shared[:] = obs
     return float(reward), bool(terminated), bool(truncated)
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asked; without it we end as well
     with suppress(EOFError, ConnectionError):
         serve(Connection(int(sys.argv[1])), int(sys.argv[2]))
     sys.stdout.flush()
