@@ -113,6 +113,7 @@ class Run:
         else:
             env.close()
             self.collector = self.stage if shared else processes(n)
+
         self.at = Position(episodes=[0] * n, totals=[0.0] * n)
         self.obs: list[Tensor | None] = [None] * n  # None between episodes
         self.actions: list[list[Tensor]] = [[] for _ in range(n)]  # taken in these episodes

@@ -287,7 +287,8 @@ def test_test_clips_are_of_the_test_split_and_no_two_are_equal():
 
 
 def test_published_videos_play_as_they_are(make, tmp_path):
-    av = pytest.importorskip("av")
+    import av
+
     folder = shared("data/video_hard")
     env = make("cartpole_balance", shift="video_hard", data=Data(videos=folder.parent, cache=tmp_path), seed=3)
     env.reset()

@@ -63,10 +63,10 @@ class WanderingCamera:
         radius, h, v = to_sphere(position - scene.center_of_mass() if scene.trackcom else position)
         low = [max(radius - radius * limits.zoom_in, 0), h - limits.angle, v - limits.angle]
         high = [radius + radius * limits.zoom_out, h + limits.angle, v + limits.angle]
-        self._native_h, self._before = h, -math.pi <= h <= 0
+        self._native_h, self._in_front = h, self.reference or -math.pi <= h <= 0
         if not self.from_above:
             low[2], high[2] = max(low[2], 0), min(high[2], math.pi / 2)
-            if self._before or self.reference:
+            if self._in_front:
                 low[1], high[1] = max(low[1], -math.pi), min(high[1], 0)
         self._low, self._high = np.array(low), np.array(high)
 
@@ -91,7 +91,7 @@ class WanderingCamera:
 
         before = to_cartesian(self._sphere)
         moved = to_sphere(before + velocity)
-        if not (self._before or self.reference):  # the angle must not jump where it is counted from pi on to -pi
+        if not self._in_front:  # the angle must not jump where it is counted from pi on to -pi
             moved[1] = self._native_h + math.remainder(moved[1] - self._native_h, 2 * math.pi)
         self._sphere = np.clip(moved, self._low, self._high)
         self._velocity = to_cartesian(self._sphere) - before

@@ -115,8 +115,7 @@ class MovingSky(Part):
 
     def reset(self, scene: Scene, rng: np.random.Generator) -> None:
         model = scene.physics.model
-        domain_alpha = _FLOOR_ALPHA[scene.domain]
-        model.mat_rgba[model.name2id("grid", "material"), 3] = domain_alpha
+        model.mat_rgba[model.name2id("grid", "material"), 3] = _FLOOR_ALPHA[scene.domain]
         self._clip = self.clips[int(rng.integers(len(self.clips)))]
         self._index = int(rng.integers(len(self._clip)))
         self._direction = 1 if rng.integers(2) else -1
