@@ -68,6 +68,9 @@ class Config:
     """Episodes per evaluation and world."""
     eval_workers: int | None = None
     """Processes that play evaluation episodes side by side (None: one per core, at most 16; 0: none but this one)."""
+    eval_beside: bool | None = None
+    """Whether learning goes on meanwhile; scores are those of the step at which an evaluation began (None: where the
+    agent lives on a GPU; on a CPU both would want the same cores)."""
     num_envs: int = 1
     """Environments that collect experience side by side, each in its own process if there are more than one; every
     agent step still brings its updates."""
@@ -84,7 +87,11 @@ class Config:
     device: str | None = None
     """Where the agent lives: cpu or cuda (None: cuda where there is one)."""
     speed: Speed = "fast"
-    """plain: float32 throughout. fast: image layers in bfloat16 where the processor has it, fused optimisers."""
+    """plain: one thing after the other, in float32. fast: no frame encoded twice, image layers in bfloat16 where the
+    hardware has it, fused optimisers, memory kept, CUDA graphs on a GPU (docs/speed.md)."""
+    compile: bool = False
+    """Fuse what lies between convolutions by PyTorch's compiler, with --speed fast: some minutes at the first updates,
+    much less at a later run. Needs a C++ compiler; `alda bench` tells whether it pays."""
 
     def make_env(self, shift: str = "train", seed: int | None = None) -> DMCEnv:
         return self.env_maker()(shift=shift, seed=self.seed if seed is None else seed)
@@ -127,6 +134,7 @@ class Config:
             env=env,
             data=data,
             eval_workers=workers,
+            eval_beside=device.startswith("cuda") if self.eval_beside is None else self.eval_beside,
             device=device,
             replay_device=self.replay_device or device,
             run_dir=run_dir,
@@ -151,6 +159,8 @@ class Config:
                 raise UserError(f"{flag} must be a lower and a higher number, not {value[0]} {value[1]}")
         if self.steps % self.num_envs:
             raise UserError(f"--steps must be a multiple of --num-envs, which {self.steps} is not of {self.num_envs}")
+        if self.compile and self.speed == "plain":
+            raise UserError("--compile is a part of --speed fast, not of --speed plain")
         if self.agent.discount > 1:
             raise UserError(f"--agent.discount must be from 0 to 1, not {self.agent.discount}")
         for device in (self.device, self.replay_device):

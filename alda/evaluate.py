@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 
 from alda.agents.base import Agent
 from alda.envs.pool import LocalPool, Pool, Result
+from alda.records import World
 
 
 @dataclass
@@ -40,35 +41,111 @@ def play(agent: Agent, env: Any, seed: int, *, keep: bool = False) -> Episode:
     return episode
 
 
-def play_all(
-    agent: Agent, pool: Pool, jobs: Sequence[Job], *, checkpoint: Callable[[Job], None] = lambda _: None
-) -> Iterator[tuple[int, Episode]]:
-    """Plays deterministic episodes, as many at a time as the pool has slots; yields each one's number when it is over.
+def play_all(agent: Agent, pool: Pool, jobs: Sequence[Job]) -> Iterator[tuple[int, Episode]]:
+    """Plays deterministic episodes; yields each one's number when it is over."""
+    series = Series(agent, pool, jobs)
+    while not series.over:
+        yield from series.advance()
+
+
+class Series:
+    """Deterministic episodes on their way, as many at a time as the pool has slots.
 
     An episode depends on its seed and the agent alone, not on what is played beside it: every action is chosen for one
     observation. `checkpoint` is called before every step and may raise to stop.
     """
-    waiting = deque(enumerate(jobs))
-    playing: dict[int, _Playing] = {}
 
-    def begin(slot: int) -> None:
-        if waiting:
-            number, job = waiting.popleft()
-            playing[slot] = _Playing(number, job, agent.initial_state(num_envs=1))
-            pool.reset(slot, job.shift, job.seed)
+    def __init__(
+        self, agent: Agent, pool: Pool, jobs: Sequence[Job], *, checkpoint: Callable[[Job], None] = lambda _: None
+    ) -> None:
+        self.agent, self.pool, self.checkpoint = agent, pool, checkpoint
+        self._waiting = deque(enumerate(jobs))
+        self._playing: dict[int, _Playing] = {}
+        for slot in range(pool.size):
+            self._begin(slot)
 
-    for slot in range(pool.size):
-        begin(slot)
-    while playing:
-        for slot in pool.ready():
-            it, result = playing[slot], pool.result(slot)
+    @property
+    def over(self) -> bool:
+        return not self._playing
+
+    def advance(self, *, wait: bool = True) -> Iterator[tuple[int, Episode]]:
+        """One step of each episode whose environment is ready; yields those that are over.
+
+        wait: for one to be ready, where none is.
+        """
+        for slot in self.pool.ready(wait=wait):
+            it, result = self._playing[slot], self.pool.result(slot)
             if it.over(result):
-                del playing[slot]
-                begin(slot)
+                del self._playing[slot]
+                self._begin(slot)
                 yield it.number, it.episode
             else:
-                checkpoint(it.job)
-                pool.step(slot, it.act(agent, result.obs))
+                self.checkpoint(it.job)
+                self.pool.step(slot, it.act(self.agent, result.obs))
+
+    def _begin(self, slot: int) -> None:
+        if self._waiting:
+            number, job = self._waiting.popleft()
+            self._playing[slot] = _Playing(number, job, self.agent.initial_state(num_envs=1))
+            self.pool.reset(slot, job.shift, job.seed)
+
+
+class Evaluation:
+    """Seeded episodes in every world, by an agent that stays as it is meanwhile; equal starting states in all worlds.
+
+    when: where the run was when it began. look: numbers about what the agent sees in a world's first episode.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        pool: Pool,
+        worlds: dict[str, World],
+        seeds: Sequence[int],
+        when: dict[str, int],
+        look: Callable[[str, Episode], dict[str, float]],
+        checkpoint: Callable[[Job], None] = lambda _: None,
+    ) -> None:
+        self.agent, self.worlds, self.seeds, self.when, self.look = agent, worlds, seeds, when, look
+        self._jobs = [Job(shift, seed, keep=i == 0) for shift in worlds for i, seed in enumerate(seeds)]
+        self._series = Series(agent, pool, self._jobs, checkpoint=checkpoint)
+        self._returns: dict[str, dict[int, float]] = {shift: {} for shift in worlds}
+        self._seen: dict[str, float] = {}
+
+    @property
+    def over(self) -> bool:
+        return self._series.over
+
+    def advance(self, *, wait: bool) -> dict[str, float]:
+        """Plays on; returns the mean return in each world whose last episode is over now."""
+        complete = {}
+        for number, episode in self._series.advance(wait=wait):
+            shift = self._jobs[number].shift
+            self._returns[shift][number] = episode.total
+            if episode.observations:
+                self._seen |= self.look(shift, episode)
+            if len(self._returns[shift]) == len(self.seeds):
+                complete[shift] = self._mean(shift)
+        return complete
+
+    def row(self) -> dict[str, Any]:
+        """What to record."""
+        row: dict[str, Any] = dict(self._seen)
+        for shift, world in self.worlds.items():
+            singles = [total for _, total in sorted(self._returns[shift].items())]
+            row |= {
+                f"eval/{shift}/return": self._mean(shift),
+                f"eval/{shift}/returns": singles,
+                f"eval/{shift}/world": world,
+            }
+        return row
+
+    def summary(self) -> str:
+        means = ", ".join(f"{shift} {self._mean(shift):.0f}" for shift in self.worlds)
+        return f"step {self.when['step']:,}: mean return over {len(self.seeds)} episodes: {means}"
+
+    def _mean(self, shift: str) -> float:
+        return float(np.mean([total for _, total in sorted(self._returns[shift].items())]))
 
 
 class _Playing:

@@ -33,15 +33,17 @@ class Logger:
         board = run_dir / "tensorboard"
         board.mkdir(exist_ok=True)
         self._board = EventsWriter(str(board / "events"), filename_suffix=f".{self.lines}")
-        first_dropped = json.loads(kept[-1])["step"] + 1 if kept else 0
+        first_dropped = max((json.loads(line)["step"] + 1 for line in kept), default=0)
         self._board.write_event(Event(step=first_dropped, session_log=SessionLog(status=SessionLog.START)))
 
     def log(self, metrics: Metrics) -> None:
         """Adds values to the averages of the next flush."""
-        for name, value in metrics.items():
-            value = value.to(self.device, torch.float32)
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        for name in metrics:
+            if name not in self.sums:
+                self.sums[name] = torch.zeros((), dtype=torch.float32, device=self.device)
             self.counts[name] = self.counts.get(name, 0) + 1
+        values = [value.to(self.device, torch.float32, non_blocking=True) for value in metrics.values()]
+        torch._foreach_add_([self.sums[name] for name in metrics], values)  # one launch
 
     def flush(self, position: dict[str, int], extra: dict[str, float]) -> dict[str, float]:
         """One line: where the run is, the averages since the last flush, and numbers to write as they are."""

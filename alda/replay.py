@@ -19,6 +19,7 @@ from torch import Tensor
 
 from alda.errors import UserError
 from alda.files import read_tensors, write_tensors
+from alda.stopwatch import Stopwatch
 from alda.types import EnvSpec, Transition
 
 _FIRST_BLOCK = 2**16  # slots that are reserved at first on an accelerator, or a little less
@@ -31,6 +32,7 @@ class Replay:
     spec: shapes of observations and actions. capacity: transitions kept (fewer where
     episodes are shorter than 16 steps); the oldest are overwritten. discount: gamma per agent step.
     device: where frames are kept. learner: where samples are delivered (the same, unless said).
+    stopwatch: is told what sampling takes ("sample").
     On the CPU the operating system hands out memory as it is first written; an accelerator's is reserved in doublings.
     Raises UserError where the device cannot hold it all.
     """
@@ -43,8 +45,10 @@ class Replay:
         device: torch.device | str = "cpu",
         learner: torch.device | str | None = None,
         num_envs: int = 1,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         self.spec, self.discount, self.device = spec, discount, torch.device(device)
+        self.stopwatch = stopwatch or Stopwatch()
         self.learner = torch.device(learner or device)
         # Slots that a stack may reach back: of one environment they lie side by side; between two of many, each of the
         # others writes at most two, a last observation and the first of its next episode.
@@ -87,10 +91,18 @@ class Replay:
     ) -> None:
         """One step of it: what was done, and what came of it."""
         self._write(next_obs, action, reward, terminated, env)
-        self._list_transitions(torch.tensor([self.written - 1]))
+        entry = self.added % self.slots
+        self._slot_of[entry] = self.written - 1
+        self._store["transition"][entry].fill_(self.written - 1)
+        self.added += 1
+        self._forget()
 
     def sample(self, batch_size: int) -> Transition:
         """One-step transitions, uniformly, on the learner's device."""
+        with self.stopwatch("sample"):
+            return self._sample(batch_size)
+
+    def _sample(self, batch_size: int) -> Transition:
         pick = torch.randint(self.oldest, self.added, (batch_size,), device=self.device)
         slot = self._store["transition"][pick % self.slots]  # [B]
         place = slot % self.slots
@@ -157,14 +169,15 @@ class Replay:
         place = self.written % self.slots
         self._store["frame"][place].copy_(obs[-1], non_blocking=True)
         self._store["action"][place].copy_(action, non_blocking=True)
-        self._store["reward"][place] = reward
-        self._store["terminated"][place] = terminated
-        self._store["previous"][place] = self._newest[env]
+        self._store["reward"][place].fill_(reward)  # filling waits for no device, assigning may
+        self._store["terminated"][place].fill_(terminated)
+        self._store["previous"][place].fill_(self._newest[env])
         self._newest[env] = self.written
         self.written += 1
         self._forget()
 
     def _list_transitions(self, slots: Int64[Tensor, " n"]) -> None:
+        """Of a loaded replay."""
         entry = torch.arange(self.added, self.added + len(slots)) % self.slots
         self._slot_of[entry] = slots
         self._store["transition"][entry.to(self.device)] = slots.to(self.device)

@@ -1,9 +1,6 @@
 """The training loop, and the run around it that can be stopped anywhere and continued."""
 
 import time
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,23 +10,28 @@ import psutil
 import torch
 from torch import Tensor
 
-from alda.agents import make_agent
+from alda.agents import Agent, make_agent
 from alda.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from alda.config import Config, differences, from_json, load_config, spec_of, to_json
 from alda.console import Display
-from alda.envs.pool import LocalPool, Pool, open_pool
+from alda.envs.pool import LocalPool, Pool, Result, open_pool
 from alda.errors import UserError, WorkerError
-from alda.evaluate import Episode, Job, episode_seeds, play_all
-from alda.fast import accelerate
+from alda.evaluate import Episode, Evaluation, Job, episode_seeds
+from alda.fast import accelerate, beside, settle
 from alda.files import write_json
 from alda.logger import Logger, read_metrics
 from alda.process import collected_signals, only_one
 from alda.records import World, describe_machine
 from alda.replay import Replay
+from alda.stopwatch import Stopwatch
 from alda.video import side_by_side, write_video
 
 # What may differ between attempts at one run: nothing of it changes what is learned or measured.
-_CHANGEABLE = {"steps", "device", "replay_device", "checkpoint_minutes", "video_every", "eval_workers", "data.cache"}
+_CHANGEABLE = {
+    *("steps", "device", "replay_device", "checkpoint_minutes", "video_every", "eval_workers", "eval_beside"),
+    "data.cache",
+}
+_PARTS = ("act", "environment", "render", "sample", "update", "evaluation", "checkpoint", "idle", "other")
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error)
@@ -93,16 +95,23 @@ class Run:
         torch.manual_seed(config.seed)
         env = config.make_env(seed=config.seed)
         self.spec, self.fps = spec_of(env), env.metadata["render_fps"]
-        self.agent = make_agent(config.agent, self.spec).to(config.device)
+        self.watch = Stopwatch()
+        self.agent = self._new_agent()
         capacity = min(config.replay_capacity, config.steps)
         self.replay = Replay(
-            self.spec, capacity, config.agent.discount, config.replay_device, config.device, config.num_envs
+            self.spec,
+            capacity,
+            config.agent.discount,
+            config.replay_device,
+            config.device,
+            config.num_envs,
+            self.watch,
         )
-        accelerate(self.agent, config.speed)
 
         self.display = Display(config.steps, sum(self.agent.updates_due(step) for step in range(config.steps)))
         n, workers = config.num_envs, min(config.eval_workers or 0, len(config.shifts) * config.eval_episodes)
-        shared = n > 1 and workers > 0
+        self.overlaps = workers > 0 and bool(config.eval_beside)
+        shared = n > 1 and workers > 0 and not self.overlaps
 
         def processes(count: int) -> Pool:
             return open_pool(config.env_maker(), count, self.spec.obs_shape, self.display.say)
@@ -120,11 +129,15 @@ class Run:
         self.action: Tensor | None = None  # [N, A], chosen and not yet taken
         self.sent = False  # whether they are on their way to the environments
         self.state = self.agent.initial_state(num_envs=n)
-        self.seconds: dict[str, float] = defaultdict(float)  # since the last line of metrics
+        self.evaluation: Evaluation | None = None  # that is under way
+        self.filmed = False  # whether it is
+        self.player: Agent | None = None  # plays it while the agent learns
+        self.stream = beside(self.device)
         self.news: dict[str, str] = {}
-        self.evaluating = ""  # the world that is being evaluated in
+        self.evaluating = ""  # the world that is being evaluated in, while learning waits
+        self.busy = {"environment": 0.0, "render": 0.0}  # seconds in other processes since the last line of metrics
         self.saved = True  # whether the last attempt at a checkpoint succeeded
-        self.saved_at = self.lap_start = time.monotonic()
+        self.saved_at = time.monotonic()
 
         resumed = has_checkpoint(self.run_dir)
         self._greet(resumed)
@@ -156,15 +169,18 @@ class Run:
                 at.step // config.eval_every > at.evaluated // config.eval_every
                 or at.evaluated < at.step == config.steps
             ):
-                self.evaluate()
+                self.begin_evaluation()
             if finished:
+                self.finish_evaluation()
                 break
             self.breathe()
 
             if None in self.obs:
                 self.begin_episodes()
             if self.action is None:
-                with self.timed("act"):
+                with self.watch("update"):
+                    settle(self.device)
+                with self.watch("act"):
                     self.choose_actions()
             if not self.sent:  # the environments move on while the agent learns
                 self.send_actions()
@@ -173,13 +189,13 @@ class Run:
                     at.due += 1
                     at.updates_left = self.agent.updates_due(at.due)
                     continue
-                with self.timed("update"):
+                with self.watch("update"):
                     self.logger.log(self.agent.update(self.replay, at.due))
                 at.updates += 1
                 at.updates_left -= 1
                 self.breathe()
-            with self.timed("environment"):
-                self.take_actions()
+            self.follow_evaluation()
+            self.take_actions()
 
     def begin_episodes(self) -> None:
         """Where one has ended."""
@@ -190,7 +206,7 @@ class Run:
             self.at.totals[i] = 0.0
             self._reset(i)
         for i in new:
-            obs = torch.from_numpy(self.collector.result(i).obs)
+            obs = torch.from_numpy(self.result_of(i).obs)
             self.obs[i], self.actions[i] = obs, []
             self.replay.add_first(obs, env=i)
         assert len(self.obs) == 1 or self.state is None, "an agent with a state plays one environment at a time"
@@ -218,7 +234,7 @@ class Run:
     def take_actions(self) -> None:
         assert self.action is not None
         for i, action in enumerate(self.action):
-            obs, reward, terminated, truncated = self.collector.result(i)
+            obs, reward, terminated, truncated, *_ = self.result_of(i)
             new = torch.from_numpy(obs)
             self.replay.add(action, reward, terminated, new, env=i)
             self.actions[i].append(action)
@@ -231,58 +247,93 @@ class Run:
         self.action, self.sent = None, False
         self.at.step += len(self.obs)
 
+    def result_of(self, i: int) -> Result:
+        """Waits for an environment; counts what it did, and the waiting where it is another process that does it."""
+        with self.watch("idle"):
+            result = self.collector.result(i)
+        parts = {"environment": result.seconds - result.drawing, "render": result.drawing}
+        for part, seconds in parts.items():
+            if self.collector.beside:
+                self.busy[part] += seconds / self.config.num_envs
+            else:
+                self.watch.move(seconds, "idle", part)
+        return result
+
     def log(self) -> None:
-        lap = time.monotonic() - self.lap_start
         steps = self.at.step - self.at.logged
-        shares = {name: seconds / lap for name, seconds in self.seconds.items()}
-        speed = {"speed/steps_per_second": steps / lap, "memory/host_gb": psutil.Process().memory_info().rss / 1e9}
-        self.logger.flush(self._when(), speed | {f"time/{name}": share for name, share in shares.items()})
-        self.news["time"] = " ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        taken = self.watch.lap()
+        lap = sum(taken.values())
+        shares = {part: (taken.get(part, 0.0) + self.busy.get(part, 0.0)) / lap for part in _PARTS}
+        row = {"speed/steps_per_second": steps / lap, "memory/host_gb": psutil.Process().memory_info().rss / 1e9}
+        if self.device.type == "cuda":
+            row["memory/device_gb"] = torch.cuda.max_memory_allocated(self.device) / 1e9
+        self.logger.flush(self._when(), row | {f"time/{part}": share for part, share in shares.items()})
+        self.news["time"] = " ".join(f"{part} {share:.0%}" for part, share in shares.items() if share >= 0.005)
+        self.busy = dict.fromkeys(self.busy, 0.0)
         self.at.logged = self.at.step
-        self.seconds.clear()
-        self.lap_start = time.monotonic()
 
-    def evaluate(self) -> None:
-        """Plays seeded episodes in every world; equal starting states in all of them."""
-        at, config = self.at, self.config
-        seeds = episode_seeds(config.seed, at.step, config.eval_episodes)
-        film = config.video_every
-        filmed = film > 0 and (at.step >= config.steps or at.step // film > max(at.evaluated, 0) // film)
-        jobs = [Job(shift, seed, keep=i == 0) for shift in self.worlds for i, seed in enumerate(seeds)]
-        returns: dict[str, dict[int, float]] = {shift: {} for shift in self.worlds}
-        row: dict[str, Any] = {}
+    def begin_evaluation(self) -> None:
+        """By the agent as it is now: at once, or beside learning by a copy of it."""
+        self.finish_evaluation()  # the one before
+        at, film = self.at, self.config.video_every
+        filmed = film > 0 and (at.step >= self.config.steps or at.step // film > max(at.evaluated, 0) // film)
+        if self.overlaps:
+            self.play(self.agent.state_dict(), self._when(), filmed=filmed)
+            at.evaluated = at.step
+        else:
+            self.evaluation = self._evaluation(self.agent, self._when(), filmed=filmed)
+            self.finish_evaluation()
 
-        def watched(job: Job) -> None:
-            self.evaluating = job.shift
-            self.breathe()
+    def play(self, weights: dict[str, Tensor], when: dict[str, int], *, filmed: bool) -> None:
+        """An evaluation of these weights begins beside learning."""
+        if self.player is None:
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                self.player = self._new_agent()
+        self.player.load_state_dict(weights)
+        self.stream = beside(self.device)
+        self.evaluation = self._evaluation(self.player, when, filmed=filmed)
 
-        start = time.monotonic()
-        for number, episode in play_all(self.agent, self.stage, jobs, checkpoint=watched):
-            shift = jobs[number].shift
-            returns[shift][number] = episode.total
-            if episode.observations:
-                row |= self._look(shift, episode, filmed=filmed)
-            if len(returns[shift]) == len(seeds):
-                self.news[shift] = f"{np.mean(list(returns[shift].values())):.0f}"
-        self.seconds["evaluation"] += time.monotonic() - start
-        self.evaluating = ""
-        for shift, world in self.worlds.items():
-            singles = [total for _, total in sorted(returns[shift].items())]
-            mean = float(np.mean(singles))
-            row |= {f"eval/{shift}/return": mean, f"eval/{shift}/returns": singles, f"eval/{shift}/world": world}
-        self.logger.write(self._when(), row)
-        at.evaluated = at.step
-        summary = ", ".join(f"{shift} {row[f'eval/{shift}/return']:.0f}" for shift in self.worlds)
-        self.display.say(f"step {at.step:,}: mean return over {len(seeds)} episodes: {summary}")
+    def follow_evaluation(self, *, wait: bool = False) -> None:
+        """The evaluation that is under way goes on as far as it can without waiting, or waits for a step of it."""
+        if self.evaluation is None:
+            return
+        with self.watch("evaluation"), self.stream:
+            for shift, mean in self.evaluation.advance(wait=wait).items():
+                self.news[shift] = f"{mean:.0f}"
+        if not self.evaluation.over:
+            return
+        done, self.evaluation, self.evaluating = self.evaluation, None, ""
+        self.logger.write(done.when, done.row())
+        self.at.evaluated = max(self.at.evaluated, done.when["step"])
+        self.display.say(done.summary())
         self.save()
 
-    def _look(self, shift: str, episode: Episode, *, filmed: bool) -> dict[str, float]:
+    def finish_evaluation(self) -> None:
+        while self.evaluation is not None:
+            self.follow_evaluation(wait=True)
+
+    def _evaluation(self, agent: Agent, when: dict[str, int], *, filmed: bool) -> Evaluation:
+        def watched(job: Job) -> None:
+            if not self.overlaps:
+                self.evaluating = job.shift
+            self.breathe()
+
+        def look(shift: str, episode: Episode) -> dict[str, float]:
+            return self._look(agent, shift, episode, when, filmed=filmed)
+
+        self.filmed = filmed
+        seeds = episode_seeds(self.config.seed, when["step"], self.config.eval_episodes)
+        return Evaluation(agent, self.stage, self.worlds, seeds, when, look, watched)
+
+    def _look(
+        self, agent: Agent, shift: str, episode: Episode, when: dict[str, int], *, filmed: bool
+    ) -> dict[str, float]:
         """How the agent sees an episode, in numbers and, where it is to be filmed, as a video."""
         seen = torch.from_numpy(np.stack(episode.observations)).to(self.config.device)
         if filmed:
-            path = self.run_dir / "videos" / f"{self.at.step:09d}_{shift}"
-            write_video(path, side_by_side(self.agent, episode.observations), self.fps)
-        return {f"eval/{shift}/{name}": value.item() for name, value in self.agent.diagnose(seen).items()}
+            path = self.run_dir / "videos" / f"{when['step']:09d}_{shift}"
+            write_video(path, side_by_side(agent, episode.observations), self.fps)
+        return {f"eval/{shift}/{name}": value.item() for name, value in agent.diagnose(seen).items()}
 
     def breathe(self) -> None:
         """Called often: shows where the run is, saves it now and then, and stops it when asked."""
@@ -299,6 +350,10 @@ class Run:
 
     def save(self) -> None:
         """Writes a checkpoint. A full disk is reported and survived: the checkpoint before stays."""
+        with self.watch("checkpoint"):
+            self._save()
+
+    def _save(self) -> None:
         self.saved_at = time.monotonic()
         state = {
             "position": vars(self.at),
@@ -308,7 +363,11 @@ class Run:
             "policy_state": self.state,
             "random": {"cpu": torch.get_rng_state()},
             "logger": self.logger.state(),
+            "evaluation": None,
         }
+        if self.evaluation is not None and self.evaluation.agent is self.player:
+            weights = self.evaluation.agent.state_dict()
+            state["evaluation"] = {"weights": weights, "when": self.evaluation.when, "filmed": self.filmed}
         if self.device.type == "cuda":
             state["random"]["cuda"] = torch.cuda.get_rng_state(self.device)
         try:
@@ -323,14 +382,6 @@ class Run:
         self.stage.close()
         self.collector.close()
 
-    @contextmanager
-    def timed(self, what: str) -> Iterator[None]:
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[what] += time.monotonic() - start
-
     def _restore(self, saved: dict[str, Any]) -> None:
         try:
             self.at = Position(**saved["position"])
@@ -338,6 +389,9 @@ class Run:
             raise UserError(f"the checkpoint in {self.run_dir} is from another version of alda: {error}") from error
         self.state, self.action = saved["policy_state"], saved["action"]
         self._replay_episodes(saved["playing"], saved["actions"])
+        if under_way := saved["evaluation"]:  # begins again: its episodes depend on their seeds and the weights alone
+            weights = {name: value.to(self.device) for name, value in under_way["weights"].items()}
+            self.play(weights, under_way["when"], filmed=under_way["filmed"])
         torch.set_rng_state(saved["random"]["cpu"])
         if "cuda" in saved["random"] and self.device.type == "cuda":
             torch.cuda.set_rng_state(saved["random"]["cuda"], self.device)
@@ -356,6 +410,10 @@ class Run:
         if not all(shown):
             self.display.say("note: this renderer or simulator draws the saved state differently; a new episode begins")
             self.obs, self.action = [obs if same else None for obs, same in zip(self.obs, shown, strict=True)], None
+
+    def _new_agent(self) -> Agent:
+        agent = make_agent(self.config.agent, self.spec).to(self.device)
+        return accelerate(agent, self.config.speed, compiled=self.config.compile)
 
     def _reset(self, i: int) -> None:
         seed = np.random.SeedSequence([self.config.seed, self.at.episodes[i], 0]).generate_state(1)[0]
@@ -391,7 +449,7 @@ def _requested(config: Config) -> Config:
     for section, settled in ((asked, old), (asked["env"], old["env"])):
         target = new if section is asked else new["env"]
         target |= {key: settled[key] for key, value in section.items() if value is None}
-    new |= {key: to_json(resolved)[key] for key in ("device", "replay_device", "eval_workers")}
+    new |= {key: to_json(resolved)[key] for key in ("device", "replay_device", "eval_workers", "eval_beside")}
     fixed = differences(old, new, ignoring=_CHANGEABLE)
     if fixed:
         raise UserError(

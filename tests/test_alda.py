@@ -66,16 +66,45 @@ class SameBatch(Replay):
         return self.batch
 
 
-def test_shared_frames_are_encoded_to_what_two_passes_give():
+@pytest.mark.usefixtures("_float64")
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"recon_frames": "all"},
+        {"codebook_grad": "critic+quant"},
+        {"critic_grad": "ste"},
+        {"critic_grad": "soft", "beta": 10.0, "recon_frames": "all"},
+    ],
+)
+def test_one_pass_over_the_frames_learns_what_two_passes_learn(config):
+    """Losses and parameters after 10 updates, in float64."""
+    agents, losses = [], []
+    for one_pass in (False, True):
+        torch.manual_seed(0)
+        agent = ALDA(ALDAConfig(**{**SIZES, "batch_size": 3, **config}), SPEC)
+        agent.representation.one_pass = one_pass
+        replay = fill(Replay(SPEC, 100, 0.99))
+        torch.manual_seed(1)
+        losses.append([agent.update(replay, step) for step in range(10)])
+        agents.append(agent)
+    for two, one in zip(*losses, strict=True):
+        assert two.keys() == one.keys()
+        for name in two:
+            assert one[name].item() == pytest.approx(two[name].item(), rel=1e-6, abs=1e-6), name
+    for two, one in zip(*(agent.state_dict().values() for agent in agents), strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-6)  # as against the second implementation
+
+
+@pytest.mark.parametrize(("critic_grad", "passes"), [("none", [3, 9]), ("ste", [9, 3, 3])])
+def test_one_pass_encodes_every_frame_once_for_the_same_weights(critic_grad, passes):
     torch.manual_seed(0)
-    agent = ALDA(ALDAConfig(**SIZES), SPEC).double()
-    batch = fill(Replay(SPEC, 100, 0.99)).sample(8)
-    torch.set_default_dtype(torch.float64)
-    features, next_features = agent.representation.both_ends(batch)
-    assert not next_features.requires_grad
-    torch.testing.assert_close(features, agent.representation(batch.obs), rtol=0, atol=1e-12)
-    torch.testing.assert_close(next_features, agent.representation(batch.next_obs), rtol=0, atol=1e-12)
-    torch.set_default_dtype(torch.float32)
+    agent = ALDA(ALDAConfig(**{**SIZES, "batch_size": 3}, critic_grad=critic_grad), SPEC)
+    agent.representation.one_pass = True
+    encoded = []
+    agent.representation.encoder.register_forward_hook(lambda _, given, out: encoded.append(len(given[0])))
+    agent.learn(fill(Replay(SPEC, 100, 0.99)).sample(3), actor=False, targets=False)
+    assert encoded == passes
 
 
 def moved(agent, change):
@@ -104,14 +133,18 @@ def test_each_loss_trains_exactly_its_own_parts(config, by_critic, by_autoencode
     torch.manual_seed(0)
     agent = ALDA(ALDAConfig(**{**SIZES, **config}), SPEC)
     batch = fill(Replay(SPEC, 100, 0.99)).sample(6)
-    assert moved(agent, lambda: agent.update_critic(batch)) == by_critic
-    assert moved(agent, lambda: agent.update_representation(batch)) == by_autoencoder
+    ends = agent.representation.both_ends(batch)
+    assert moved(agent, lambda: agent.update_critic(batch, ends)) == by_critic
+    assert moved(agent, lambda: agent.update_representation(batch, ends)) == by_autoencoder
     assert moved(agent, lambda: agent.update_actor(batch)) == {"actor"}
 
 
-def test_encoder_gets_no_gradient_from_the_critic():
+@pytest.mark.parametrize("one_pass", [False, True])
+def test_encoder_gets_no_gradient_from_the_critic(one_pass):
     agent = ALDA(ALDAConfig(**SIZES), SPEC)
-    agent.update_critic(fill(Replay(SPEC, 100, 0.99)).sample(6))
+    agent.representation.one_pass = one_pass
+    batch = fill(Replay(SPEC, 100, 0.99)).sample(6)
+    agent.update_critic(batch, agent.representation.both_ends(batch))
     assert all(p.grad is None for p in agent.representation.encoder.parameters())
     assert agent.representation.memory.values.grad is None
 
@@ -161,7 +194,7 @@ def test_reconstruction_losses_equal_their_formulas(recon, recon_frames):
     p, zero = 1 / (1 + (-logits).exp()), torch.zeros(())
     cross_entropy = x * torch.logaddexp(zero, -logits) + (1 - x) * torch.logaddexp(zero, logits)
     truth = cross_entropy.mean() if recon == "bce" else ((p - x) ** 2).mean()
-    metrics = agent.update_representation(batch)
+    metrics = agent.update_representation(batch, agent.representation.both_ends(batch))
     assert metrics["autoencoder/reconstruction"].item() == pytest.approx(truth.item(), rel=1e-4)
     assert metrics["autoencoder/psnr"].item() == pytest.approx(-10 * ((p - x) ** 2).mean().log10().item(), abs=1e-3)
 
@@ -170,8 +203,8 @@ def test_policy_reads_the_newest_frame_last():
     torch.manual_seed(0)
     agent = ALDA(ALDAConfig(**SIZES), SPEC)
     obs = fill(Replay(SPEC, 100, 0.99)).sample(3).obs
-    code = agent.representation.code(obs)
-    newest = agent.representation.latent(obs[:, -1].float() / 255).policy
+    code = agent.representation.code(agent.representation.encode(obs))
+    newest = agent.representation.memory(agent.representation.encoder(obs[:, -1].float() / 255)).policy
     torch.testing.assert_close(code[:, -1], newest)
 
 

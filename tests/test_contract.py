@@ -69,10 +69,10 @@ def test_hot_methods_never_wait_for_the_device(name, replay):
         optimizer.register_step_post_hook(lambda *_: setattr(mode, "inside_optimizer", False))
     for method in agent.hot:
 
-        def guard(*inputs, method=method, original=getattr(agent, method)):  # noqa: B008
+        def guard(*inputs, method=method, original=getattr(agent, method), **switches):  # noqa: B008
             guarded.append(method)
             with mode:
-                return original(*inputs)
+                return original(*inputs, **switches)
 
         setattr(agent, method, guard)
     with mode:
@@ -186,11 +186,12 @@ def test_sac_losses_train_their_own_parts(replay):
 
     def moved(update):
         before = {name: p.clone() for name, p in agent.named_parameters()}
-        update(batch)
+        update()
         return {n.split(".")[0] for n, p in agent.named_parameters() if not torch.equal(p, before[n])}
 
-    assert moved(agent.update_critic) == {"critic", "representation"}
-    assert moved(agent.update_actor) == {"actor", "log_temperature"}
+    ends = agent.representation.both_ends(batch)
+    assert moved(lambda: agent.update_critic(batch, ends)) == {"critic", "representation"}
+    assert moved(lambda: agent.update_actor(batch)) == {"actor", "log_temperature"}
 
 
 def test_temperature_falls_while_the_policy_is_too_random(replay):

@@ -41,9 +41,9 @@ def test_one_plain_update_equals_the_cpu(name):
         torch.manual_seed(0)
         agent = make_agent(AGENTS[name][0](**SMALL), SPEC).to(device)
         moved = type(batch)(*(field.to(device) for field in batch))
-        results.append(agent.update_representation(moved))
-        features, _ = agent.representation.both_ends(moved)
-        results[-1]["features"] = features.detach().mean()
+        ends = agent.representation.both_ends(moved)
+        results.append(agent.update_representation(moved, ends))
+        results[-1]["features"] = ends.features.detach().mean()
     for key, value in results[0].items():
         assert results[1][key].item() == pytest.approx(value.item(), rel=1e-3, abs=1e-3), key
 

@@ -174,6 +174,62 @@ def test_evaluation_in_processes_changes_nothing(uncut, tmp_path):
     assert same(weights(run), weights(uncut["alda"]))
 
 
+def in_order(rows: list[dict]) -> list[dict]:
+    """Beside learning, an evaluation is recorded when it is over: sooner or later."""
+    return sorted(rows, key=lambda row: (row["step"], "eval/train/return" in row))
+
+
+def test_evaluation_beside_learning_changes_nothing(uncut, tmp_path):
+    config = config_for(tmp_path / "run", eval_workers=1, eval_beside=True)
+    train(config)
+    assert in_order(records(tmp_path / "run")) == in_order(records(uncut["alda"]))
+    assert same(weights(tmp_path / "run"), weights(uncut["alda"]))
+
+
+def test_learning_goes_on_while_an_evaluation_is_played(tmp_path, monkeypatch):
+    seen = []
+    follow = Run.follow_evaluation
+
+    def watched(self, *, wait=False):
+        before = self.evaluation
+        follow(self, wait=wait)
+        if before is not None and self.evaluation is None:
+            seen.append((before.when["step"], self.at.step))
+
+    monkeypatch.setattr(Run, "follow_evaluation", watched)
+    train(config_for(tmp_path / "run", eval_workers=2, eval_beside=True))
+    assert [begun for begun, _ in seen] == [0, 10, 20, 30, 31]
+    assert all(over > begun for begun, over in seen[:3])
+    assert seen[-1] == (31, 31)
+
+
+# Amid an evaluation beside random steps, beside the burst, and beside training.
+@pytest.mark.parametrize("calls", [12, 20, 45])
+def test_a_run_that_evaluates_beside_learning_can_be_cut_anywhere_too(uncut, tmp_path, monkeypatch, calls):
+    config = config_for(tmp_path / "run", eval_workers=1, eval_beside=True)
+    with monkeypatch.context() as patch:
+        cut_after(patch, calls)
+        with pytest.raises(SystemExit):
+            train(config)
+    train(config if calls == 20 else dataclasses.replace(config, eval_workers=0))
+    assert in_order(records(tmp_path / "run")) == in_order(records(uncut["alda"]))
+    assert same(weights(tmp_path / "run"), weights(uncut["alda"]))
+
+
+def test_every_log_line_says_where_time_went(uncut):
+    parts = {"act", "environment", "render", "sample", "update", "evaluation", "checkpoint", "idle", "other"}
+    for row in read_metrics(uncut["alda"]):
+        if "speed/steps_per_second" in row:
+            shares = {name.removeprefix("time/"): row[name] for name in row if name.startswith("time/")}
+            assert set(shares) == parts
+            assert sum(shares.values()) == pytest.approx(1)  # all in this process
+            assert all(share >= 0 for share in shares.values())
+            assert shares["render"] > 0
+            assert shares["environment"] > 0
+            assert (shares["update"] > 0) == (row["updates"] > 0)
+    assert {row["updates"] > 0 for row in read_metrics(uncut["alda"])} == {True, False}
+
+
 def test_every_score_says_what_it_was_made_with(uncut, tmp_path):
     row = records(uncut["alda"])[0]
     world = row["eval/color_hard/world"]
@@ -357,12 +413,12 @@ sys.path.insert(0, sys.argv[1])
 from test_train import config_for
 from alda.train import train
 import alda.train
-evaluate = alda.train.Run.evaluate
+evaluate = alda.train.Run.begin_evaluation
 def limited(self):
     if self.at.step == int(sys.argv[4]):
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
     evaluate(self)
-alda.train.Run.evaluate = limited
+alda.train.Run.begin_evaluation = limited
 train(config_for(Path(sys.argv[2])))
 """
 

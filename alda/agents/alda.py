@@ -19,10 +19,10 @@ from torch.optim import Adam, AdamW
 from alda.agents.base import parameters_of
 from alda.agents.sac import SAC, SACConfig
 from alda.errors import UserError
-from alda.latents import LatentConfig, LatentOutput, make_latent
+from alda.latents import LatentConfig, make_latent
 from alda.nets.conv import FrameDecoder, FrameEncoder, HistoryEncoder, Norm
 from alda.nets.mlp import Activation, initialize_
-from alda.nets.representation import Representation, to_float
+from alda.nets.representation import Ends, Representation, to_float
 from alda.types import EnvSpec, Metrics, Transition
 
 
@@ -49,7 +49,6 @@ class ALDAConfig(SACConfig, LatentConfig):
 class ALDA(SAC):
     config: ALDAConfig
     representation: "AssociativeEncoder"
-    hot = (*SAC.hot, "update_representation")
 
     def __init__(self, config: ALDAConfig, spec: EnvSpec) -> None:
         c = config
@@ -70,10 +69,10 @@ class ALDA(SAC):
         if "quant" in c.codebook_grad:
             self.autoencoder_optimizers = (*self.autoencoder_optimizers, "codebook")
 
-    def update_representation(self, batch: Transition) -> Metrics:
-        frames = batch.obs[:, -1] if self.config.recon_frames == "last" else batch.obs.flatten(0, 1)
-        image = to_float(frames)
-        latent = self.representation.latent(image)
+    def update_representation(self, batch: Transition, ends: Ends) -> Metrics:
+        image = to_float(batch.obs[:, self.representation.reconstructed].flatten(0, 1))
+        encoded = self.representation.encoder(image) if ends.encoded is None else ends.encoded
+        latent = self.representation.memory(encoded)
         logits = self.decoder(latent.decode)
         if self.config.recon == "bce":
             reconstruction = F.binary_cross_entropy_with_logits(logits, image)
@@ -90,7 +89,8 @@ class ALDA(SAC):
 
     @torch.no_grad()
     def reconstruct(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "b c h w"]:
-        logits = self.decoder(self.representation.latent(to_float(obs[:, -1])).decode)
+        encoded = self.representation.encoder(to_float(obs[:, -1]))
+        logits = self.decoder(self.representation.memory(encoded).decode)
         return (logits.sigmoid() * 255).round().to(torch.uint8)
 
     @torch.no_grad()
@@ -108,6 +108,7 @@ class AssociativeEncoder(Representation):
             raise UserError("ALDA needs images of at least 16x16 pixels and at least two latents")
         self.out_dim = config.embed_dim
         self.critic_reaches_encoder = config.critic_grad != "none"
+        self.reconstructed = slice(-1 if config.recon_frames == "last" else 0, None)  # of a stack, frames to decode
         self.encoder = FrameEncoder(config.num_latents, spec.image_size, config.norm)
         self.memory = make_latent(config.latent, config)
         self.history = HistoryEncoder(spec.frames, config.num_latents, config.embed_dim)
@@ -115,24 +116,34 @@ class AssociativeEncoder(Representation):
     def critic_trained(self) -> list[nn.Module]:
         return [self.history, self.encoder] if self.critic_reaches_encoder else [self.history]
 
-    def latent(self, image: Float[Tensor, "n c h w"]) -> LatentOutput:
-        return self.memory(self.encoder(image))
+    def encode(self, frames: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b f l"]:
+        return self.encoder(to_float(frames.flatten(0, 1))).unflatten(0, frames.shape[:2])
 
-    def code(self, frames: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b f l"]:
+    def code(self, encoded: Float[Tensor, "b f l"]) -> Float[Tensor, "b f l"]:
         """The policy's view of each frame's latents."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.critic_reaches_encoder):
-            encoded = self.encoder(to_float(frames.flatten(0, 1)))  # [B*F, L]
-        return self.memory(encoded).policy.unflatten(0, frames.shape[:2])
+        return self.memory(encoded.flatten(0, 1)).policy.unflatten(0, encoded.shape[:2])
 
     def forward(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b d"]:
-        return self.history(self.code(obs))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.critic_reaches_encoder):
+            encoded = self.encode(obs)
+        return self.history(self.code(encoded))
 
-    def both_ends(self, batch: Transition) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
-        """Encodes the F + 1 distinct frames once."""
-        code = self.code(torch.cat([batch.obs, batch.next_obs[:, -1:]], dim=1))  # [B, F+1, L]
+    def both_ends(self, batch: Transition) -> Ends:
+        """In one pass, each of the F + 1 distinct frames is encoded once, for the critic and the decoder alike."""
+        if not self.one_pass:
+            return super().both_ends(batch)
+        frames = batch.obs.shape[1]
+        first, *_ = range(frames)[slice(None) if self.critic_reaches_encoder else self.reconstructed]
+        trained = self.encode(batch.obs[:, first:])  # with gradient
+        with torch.no_grad():
+            others = self.encode(torch.cat([batch.obs[:, :first], batch.next_obs[:, -1:]], dim=1))
+        seen = trained if self.critic_reaches_encoder else trained.detach()  # by the critic
+        code = self.code(torch.cat([others[:, :first], seen, others[:, first:]], dim=1))  # [B, F+1, L]
         with torch.no_grad():
             next_features = self.history(code[:, 1:])
-        return self.history(code[:, :-1]), next_features
+        # Where the critic moves the encoder, the decoder's loss needs a second look at what it has become.
+        encoded = None if self.critic_reaches_encoder else trained.flatten(0, 1)
+        return Ends(self.history(code[:, :-1]), next_features, encoded)
 
 
 def psnr(image: Float[Tensor, "n c h w"], truth: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:

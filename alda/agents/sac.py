@@ -9,7 +9,7 @@ from torch.optim import Adam
 
 from alda.agents.base import Agent, AgentConfig, State, frozen_copy, parameters_of, polyak_
 from alda.nets.mlp import Activation, Actor, Critic, initialize_
-from alda.nets.representation import PixelEncoder, Representation
+from alda.nets.representation import Ends, PixelEncoder, Representation
 from alda.replay import Replay
 from alda.types import EnvSpec, Metrics, Transition
 
@@ -44,7 +44,7 @@ class SAC(Agent):
     """Variants change the representation, `augment`, or one of the losses."""
 
     config: SACConfig
-    hot: tuple[str, ...] = ("update_critic", "update_actor", "update_targets")
+    hot: tuple[str, ...] = ("learn",)
 
     def __init__(self, config: SACConfig, spec: EnvSpec, representation: Representation | None = None) -> None:
         super().__init__(config)
@@ -79,23 +79,29 @@ class SAC(Agent):
         return (policy.rsample()[0] if explore else policy.mode), state
 
     def update(self, replay: Replay, step: int) -> Metrics:
-        batch = self.augment(replay.sample(self.config.batch_size))
-        metrics = self.update_critic(batch) | self.update_representation(batch)
-        if step % self.config.actor_update_every == 0:
+        c = self.config
+        batch = replay.sample(c.batch_size)
+        return self.learn(batch, actor=step % c.actor_update_every == 0, targets=step % c.target_update_every == 0)
+
+    def learn(self, batch: Transition, *, actor: bool, targets: bool) -> Metrics:
+        """One learning step, with or without the actor's and the target networks' part."""
+        batch = self.augment(batch)
+        ends = self.representation.both_ends(batch)
+        metrics = self.update_critic(batch, ends) | self.update_representation(batch, ends)
+        if actor:
             metrics |= self.update_actor(batch)
-        if step % self.config.target_update_every == 0:
+        if targets:
             self.update_targets()
         return metrics
 
     def augment(self, batch: Transition) -> Transition:
         return batch
 
-    def update_representation(self, batch: Transition) -> Metrics:
+    def update_representation(self, batch: Transition, ends: Ends) -> Metrics:
         return {}
 
-    def update_critic(self, batch: Transition) -> Metrics:
-        features, next_features = self.representation.both_ends(batch)
-        loss, metrics = self.critic_loss(batch, features, self.td_target(batch, next_features))
+    def update_critic(self, batch: Transition, ends: Ends) -> Metrics:
+        loss, metrics = self.critic_loss(batch, ends.features, self.td_target(batch, ends.next_features))
         self.descend(*self.critic_optimizers, loss=loss)
         return metrics
 

@@ -1,5 +1,6 @@
 """A dm_control suite task as a Gymnasium environment that is seen, not measured: stacked uint8 frames."""
 
+import time
 from collections import deque
 from typing import Any, cast, get_args
 
@@ -27,7 +28,7 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     itself ends.
 
     Physics and frames depend on (task, shift, seed, actions, profile, visuals) and nothing else; equal seeds give equal
-    physics under every shift. `scene` is what it is drawn from.
+    physics under every shift. `scene` is what it is drawn from; `drawing_seconds` is the time that drawing has taken.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (Gymnasium's interface)
@@ -81,6 +82,7 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.observation_space = gymnasium.spaces.Box(0, 255, (frames, 3, image_size, image_size), np.uint8)
         self._frames: deque[np.ndarray] = deque(maxlen=frames)
         self._control_steps = 0
+        self.drawing_seconds = 0.0
         self._seed(seed)
 
     @property
@@ -131,8 +133,11 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.physics.free()
 
     def _picture(self) -> UInt8[np.ndarray, "h w 3"]:
+        start = time.perf_counter()
         self.shift.draw(self.scene)
-        return self.shift.finish(self.scene.picture())
+        picture = self.shift.finish(self.scene.picture())
+        self.drawing_seconds += time.perf_counter() - start
+        return picture
 
     def _seed(self, seed: int) -> None:
         self._env.task.random.seed(seed % 2**32)

@@ -13,16 +13,19 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as arrivals
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
+from alda.envs.worker import drawn
 from alda.errors import UserError, WorkerError
 
 MakeEnv = Callable[..., Any]  # (shift=...) -> Gymnasium environment; for processes it must be possible to pickle it
@@ -37,6 +40,8 @@ class Result(NamedTuple):
     reward: float
     terminated: bool
     truncated: bool
+    seconds: float  # it took
+    drawing: float  # of them
 
 
 class Pool(ABC):
@@ -46,6 +51,8 @@ class Pool(ABC):
     """
 
     size: int
+    beside: bool
+    """Whether slots work while this process does something else."""
 
     @abstractmethod
     def reset(self, slot: int, shift: str, seed: int, role: str = "") -> None:
@@ -60,8 +67,8 @@ class Pool(ABC):
         """Waits for what came of the last request."""
 
     @abstractmethod
-    def ready(self) -> list[int]:
-        """Waits until some result has come; slots whose result can be had without waiting."""
+    def ready(self, *, wait: bool = True) -> list[int]:
+        """Slots whose result can be had without waiting for another process; waits until there is one, or not."""
 
     @abstractmethod
     def close(self) -> None:
@@ -70,6 +77,8 @@ class Pool(ABC):
 
 class LocalPool(Pool):
     """Environments in this process; a request is worked on when its result is asked for."""
+
+    beside = False
 
     def __init__(self, make: MakeEnv, size: int = 1) -> None:
         self.make, self.size = make, size
@@ -84,17 +93,17 @@ class LocalPool(Pool):
         if key not in self._envs:
             self._envs[key] = shift, self.make(shift=shift)
         env = self._envs[key][1]
-        self._asked[slot] = lambda: Result(env.reset(seed=seed)[0], 0.0, False, False)
+        self._asked[slot] = lambda: _timed(env, lambda: (env.reset(seed=seed)[0], 0.0, False, False))
 
     def step(self, slot: int, action: np.ndarray, role: str = "") -> None:
         assert slot not in self._asked, f"slot {slot} still owes a result"
         env = self._envs[slot, role][1]
-        self._asked[slot] = lambda: Result(*env.step(action)[:4])
+        self._asked[slot] = lambda: _timed(env, lambda: env.step(action)[:4])
 
     def result(self, slot: int) -> Result:
         return self._asked.pop(slot)()
 
-    def ready(self) -> list[int]:
+    def ready(self, *, wait: bool = True) -> list[int]:
         return list(self._asked)[:1]
 
     def close(self) -> None:
@@ -122,6 +131,8 @@ class ProcessPool(Pool):
     Raises WorkerError when a process fails for good, UserError where that is the user's to mend.
     """
 
+    beside = True
+
     def __init__(
         self, make: MakeEnv, size: int, shape: tuple[int, ...], say: Callable[[str], None] = lambda _: None
     ) -> None:
@@ -145,8 +156,9 @@ class ProcessPool(Pool):
         it.asked, it.deaths = None, 0
         return result
 
-    def ready(self) -> list[int]:
-        arrived = set(wait([it.connection for it in self._slots if it.asked is not None]))
+    def ready(self, *, wait: bool = True) -> list[int]:
+        asked = [it.connection for it in self._slots if it.asked is not None]
+        arrived = set(arrivals(asked, None if wait else 0))
         return [i for i, it in enumerate(self._slots) if it.connection in arrived]
 
     def close(self) -> None:
@@ -186,7 +198,7 @@ class ProcessPool(Pool):
         with suppress(ConnectionError):  # the answer will tell
             it.connection.send(request)
 
-    def _answer(self, slot: int) -> tuple[float, bool, bool]:
+    def _answer(self, slot: int) -> tuple[float, bool, bool, float, float]:
         while True:
             try:
                 answer = self._slots[slot].connection.recv()
@@ -195,7 +207,7 @@ class ProcessPool(Pool):
             else:
                 return self._checked(slot, answer)
 
-    def _checked(self, slot: int, answer: Any) -> tuple[float, bool, bool]:
+    def _checked(self, slot: int, answer: Any) -> tuple[float, bool, bool, float, float]:
         if isinstance(answer[0], str):
             name, message, trace = answer
             if name == "UserError":
@@ -226,6 +238,12 @@ class ProcessPool(Pool):
         it = self._slots[slot]
         shift = it.histories[it.asked][0][2] if it.asked is not None else ""
         return f"environment process {slot} ({shift})"
+
+
+def _timed(env: Any, act: Callable[[], tuple[Any, float, bool, bool]]) -> Result:
+    start, before = time.perf_counter(), drawn(env)
+    came = act()
+    return Result(*came, time.perf_counter() - start, drawn(env) - before)
 
 
 def default_workers() -> int:

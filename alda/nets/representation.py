@@ -1,6 +1,7 @@
 """What turns pixels into the features that actor and critic share: all that acting needs, no more."""
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
@@ -10,21 +11,28 @@ from alda.nets.conv import StackEncoder
 from alda.types import EnvSpec, Transition
 
 
+class Ends(NamedTuple):
+    """What both ends of a batch of transitions look like."""
+
+    features: Float[Tensor, "b d"]  # of obs
+    next_features: Float[Tensor, "b d"]  # of next_obs, without gradient
+    encoded: Float[Tensor, "n l"] | None = None  # of the frames that a decoder learns from, with gradient
+
+
 class Representation(nn.Module, ABC):
     out_dim: int
+    one_pass: bool = False
+    """Whether `both_ends` encodes the frames that obs and next_obs have in common once; set by alda.fast."""
 
     @abstractmethod
     def forward(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b d"]:
         """Features of a stack of frames."""
 
-    def both_ends(self, batch: Transition) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
-        """Features of obs, and of next_obs without gradient.
-
-        A representation that works frame by frame can share the frames that the two have in common.
-        """
+    def both_ends(self, batch: Transition) -> Ends:
+        """Features of obs, and of next_obs without gradient."""
         with torch.no_grad():
             next_features = self(batch.next_obs)
-        return self(batch.obs), next_features
+        return Ends(self(batch.obs), next_features)
 
     def critic_trained(self) -> list[nn.Module]:
         """Parts that the critic loss trains."""

@@ -1,0 +1,210 @@
+"""What is fast equals what is plain, and can be captured: the same operations on the same memory, call after call."""
+
+import subprocess
+import sys
+from copy import deepcopy
+from functools import partial
+
+import pytest
+import torch
+from conftest import SMALL, SPEC
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from alda.agents import AGENTS, make_agent
+from alda.errors import UserError
+from alda.fast import _WARM_UP, Captured, accelerate
+from alda.stopwatch import Stopwatch
+
+
+class Tape(TorchDispatchMode):
+    """A call as a CUDA graph holds it, on a CPU: its operations on their memory, and nothing of the Python around them.
+
+    Replaying runs the operations again: tensors that came from an earlier one are made anew, all others are read and
+    written where they are. Recording leaves no trace in `kept`, as capturing runs nothing.
+    """
+
+    WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::item")
+
+    def __init__(self, kept, call):
+        super().__init__()
+        self.operations = []
+        before, random_state = [t.clone() for t in kept()], torch.get_rng_state()
+        with self:
+            self.outputs = call()
+        torch.set_rng_state(random_state)
+        with torch.no_grad():
+            for tensor, value in zip(kept(), before, strict=True):
+                tensor.copy_(value)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func._schema.name not in self.WAITS, f"{func._schema.name} waits for the device"
+        result = func(*args, **(kwargs or {}))
+        self.operations.append((func, args, kwargs or {}, result))
+        return result
+
+    @torch.no_grad()
+    def replay(self):
+        new = {}
+
+        def present(leaf):
+            return new.get(id(leaf), leaf) if isinstance(leaf, torch.Tensor) else leaf
+
+        for func, args, kwargs, recorded in self.operations:
+            result = func(*tree_map(present, args), **tree_map(present, kwargs))
+            for old, made in zip(tree_leaves(recorded), tree_leaves(result), strict=True):
+                if isinstance(old, torch.Tensor):
+                    assert old.shape == made.shape
+                    new[id(old)] = made
+        for output in tree_leaves(self.outputs):
+            if isinstance(output, torch.Tensor):
+                output.copy_(new[id(output)])
+
+
+def make(name, **config):
+    torch.manual_seed(0)
+    return accelerate(make_agent(AGENTS[name][0](**{**SMALL, **config}), SPEC), "fast")
+
+
+def everything(agent):
+    """All that learning changes."""
+    states = [s for o in agent.optimizers.values() for s in o.state.values()]
+    return [*agent.state_dict().values(), *(t for state in states for t in state.values())]
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_learning_and_acting_survive_being_captured(name, replay):
+    """Bit for bit, over every set of switches; a value kept in Python, a branch or a copy to the host would show."""
+    eager, captured = make(name), make(name)
+    recordings = []
+
+    def record(call):
+        recordings.append(Tape(partial(everything, captured), call))
+        return recordings[-1]
+
+    for method in (*captured.hot, "act"):
+        setattr(captured, method, Captured(getattr(captured, method), record))
+    steps, obs = range(2 * (_WARM_UP + 3)), replay.sample(2).obs
+    results = []
+    for agent in (eager, captured):
+        torch.manual_seed(1)
+        results.append([])
+        state = agent.initial_state(2)
+        for step in steps:
+            metrics = agent.update(replay, step)
+            action, state = agent.act(obs, state, explore=step % 2 == 0)
+            results[-1].append({**metrics, "action": action})
+    assert len(recordings) == 4  # with and without the actor's part, exploring or not
+    for step, (expected, got) in enumerate(zip(*results, strict=True)):
+        assert expected.keys() == got.keys()
+        for key, value in expected.items():
+            assert torch.equal(got[key], value), (step, key)
+    for expected, got in zip(everything(eager), everything(captured), strict=True):
+        assert torch.equal(expected, got)
+
+
+def test_a_method_that_waits_or_remembers_is_found_out():
+    class Counting:
+        count = 0
+
+        def learn(self, x):
+            self.count += 1
+            return x * self.count
+
+        def look(self, x):
+            return x + x.sum().item()
+
+    agent, x = Counting(), torch.ones(2)
+    learn = Captured(agent.learn, partial(Tape, list))
+    assert [learn(x)[0].item() for _ in range(_WARM_UP + 3)] != [1, 2, 3, 4, 5, 6]
+    look = Captured(agent.look, partial(Tape, list))
+    with pytest.raises(AssertionError, match="waits for the device"):
+        [look(x) for _ in range(_WARM_UP + 1)]
+
+
+def test_what_a_captured_method_returns_is_not_overwritten_by_its_next_call():
+    double = Captured(lambda x: {"twice": 2 * x, "nothing": None}, partial(Tape, list))
+    results = [double(torch.full((2,), float(i))) for i in range(_WARM_UP + 4)]
+    assert [r["twice"].tolist() for r in results] == [[2.0 * i] * 2 for i in range(_WARM_UP + 4)]
+    assert results[-1]["nothing"] is None
+
+
+def test_other_shapes_are_captured_on_their_own():
+    total = Captured(lambda x: x.sum(), partial(Tape, list))
+    for size in (2, 3) * (_WARM_UP + 2):
+        assert total(torch.ones(size)).item() == size
+
+
+def test_filling_and_sampling_a_replay_never_waits_for_the_device(replay):
+    def use():
+        replay.add_first(torch.zeros(3, 3, 64, 64, dtype=torch.uint8))
+        replay.add(torch.zeros(2), 1.0, False, torch.ones(3, 3, 64, 64, dtype=torch.uint8))
+        return replay.sample(4)
+
+    names = {func._schema.name for func, *_ in Tape(list, use).operations}
+    assert "aten::fill_" in names
+    assert "aten::index_put_" not in names  # which may wait for its indices
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AGENTS)
+def test_compiled_image_layers_learn_the_same(name, replay):
+    results = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        agent = make_agent(AGENTS[name][0](**SMALL), SPEC)
+        accelerate(agent, "fast", compiled=compiled)
+        torch.manual_seed(1)
+        results.append([agent.update(replay, step) for step in range(4)])
+        assert agent.act(replay.sample(2).obs, None, explore=False)[0].isfinite().all()
+    for eager, compiled in zip(*results, strict=True):
+        for key, value in eager.items():
+            assert compiled[key].item() == pytest.approx(value.item(), rel=1e-2, abs=1e-3), key
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match=r"needs a C\+\+ compiler"):
+        accelerate(make_agent(AGENTS["alda"][0](**SMALL), SPEC), "fast", compiled=True)
+
+
+FAULTS = """
+import resource, sys, torch
+from alda.fast import accelerate, _keep_freed_memory
+if sys.argv[1] == "kept":
+    _keep_freed_memory()
+def work():
+    for _ in range(5):
+        torch.ones(16_000_000)  # 64 MB
+work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+work()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another C library")
+def test_freed_memory_is_kept():
+    """Counted in pages that the system had to clear."""
+    faults = {}
+    for mode in ("given back", "kept"):
+        done = subprocess.run([sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True)
+        faults[mode] = int(done.stdout)
+    assert faults["given back"] > 1_000
+    assert faults["kept"] < 100
+
+
+def test_a_stopwatch_counts_inner_parts_once(monkeypatch):
+    now = iter([0.0, 1.0, 3.0, 6.0, 10.0, 15.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    watch = Stopwatch()
+    with watch("update"), watch("sample"):  # entered at 1 and 3, left at 6 and 10
+        pass
+    watch.move(1.0, "sample", "idle")
+    assert watch.lap() == {"other": 1.0 + 5.0, "update": 2.0 + 4.0, "sample": 2.0, "idle": 1.0}
+
+
+def test_an_accelerated_agent_keeps_its_weights_under_their_names():
+    plain = make_agent(AGENTS["alda"][0](**SMALL), SPEC)
+    names = deepcopy(list(plain.state_dict()))
+    assert list(accelerate(plain, "fast").state_dict()) == names
