@@ -22,7 +22,6 @@ from alda.files import read_tensors, write_tensors
 from alda.stopwatch import Stopwatch
 from alda.types import EnvSpec, Transition
 
-_FIRST_BLOCK = 2**16  # slots that are reserved at first on an accelerator, or a little less
 _FILE_SLOTS = 8_192  # slots per file of a saved replay: 100 MB at 64x64
 
 
@@ -33,7 +32,8 @@ class Replay:
     episodes are shorter than 16 steps); the oldest are overwritten. discount: gamma per agent step.
     device: where frames are kept. learner: where samples are delivered (the same, unless said).
     stopwatch: is told what sampling takes ("sample").
-    On the CPU the operating system hands out memory as it is first written; an accelerator's is reserved in doublings.
+    On the CPU the operating system hands out memory as it is first written; an accelerator's is reserved at once, so
+    that no run ends for want of it after hours.
     Raises UserError where the device cannot hold it all.
     """
 
@@ -61,8 +61,7 @@ class Replay:
         self._missing = 0  # slots before this one were overwritten before the replay was saved
         self._newest = [0] * num_envs  # slot of each environment's newest observation
         self._slot_of = np.zeros(self.slots, np.int64)  # transition -> slot of its next observation
-        self._store: dict[str, Tensor] = {}
-        self._reserve(self._first_block())
+        self._store = self._reserved()
         self._files: list[tuple[int, int]] = []  # slot ranges already saved
 
     def __len__(self) -> int:
@@ -139,8 +138,7 @@ class Replay:
         """Fills an empty replay from saved files. Raises UserError where one is missing."""
         if saved["slots"] > self.slots:  # what was kept stays kept
             self.slots = saved["slots"]
-            self._slot_of, self._store = np.zeros(self.slots, np.int64), {}
-            self._reserve(self._first_block())
+            self._slot_of, self._store = np.zeros(self.slots, np.int64), self._reserved()
         self._files = [(first, last) for first, last in saved["files"]]
         self.written = self._missing = self._files[0][0] if self._files else 0
         for first, last in self._files:
@@ -148,7 +146,6 @@ class Replay:
             if not path.exists():
                 raise UserError(f"{path} is missing: this run can be evaluated, but not continued")
             content = read_tensors(path)
-            self._reserve_for(last)
             place = torch.arange(first, last, device=self.device) % self.slots
             for name, values in content.items():
                 self._store[name][place] = values.to(self.device)
@@ -165,7 +162,6 @@ class Replay:
                 path.unlink()
 
     def _write(self, obs: Tensor, action: Tensor, reward: float, terminated: bool, env: int) -> None:
-        self._reserve_for(self.written + 1)
         place = self.written % self.slots
         self._store["frame"][place].copy_(obs[-1], non_blocking=True)
         self._store["action"][place].copy_(action, non_blocking=True)
@@ -201,35 +197,20 @@ class Replay:
         }
         return layout if saved else layout | {"transition": ((), torch.int64)}
 
-    def _reserve_for(self, slots: int) -> None:
-        reserved = len(self._store["frame"])
-        while reserved < min(slots, self.slots):
-            reserved = min(2 * reserved, self.slots)
-        if reserved > len(self._store["frame"]):
-            self._reserve(reserved)
-
-    def _first_block(self) -> int:
-        """All slots on a CPU; elsewhere a power of two less, so that the last doubling needs half as much again."""
-        slots = self.slots
-        while self.device.type != "cpu" and slots > _FIRST_BLOCK:
-            slots = -(-slots // 2)
-        return slots
-
-    def _reserve(self, slots: int) -> None:
-        for name, (shape, dtype) in self._layout().items():
-            larger = torch.empty(slots, *shape, dtype=dtype, device=self.device)
-            if name in self._store:
-                larger[: len(self._store[name])] = self._store[name]
-            self._store[name] = larger
+    def _reserved(self) -> dict[str, Tensor]:
+        return {
+            name: torch.empty(self.slots, *shape, dtype=dtype, device=self.device)
+            for name, (shape, dtype) in self._layout().items()
+        }
 
     def _check_memory(self) -> None:
         if self.device.type == "cuda":
-            free, needed = torch.cuda.mem_get_info(self.device)[0], 1.5 * self.bytes  # while the last doubling copies
+            free = float(torch.cuda.mem_get_info(self.device)[0])
         else:
-            free, needed = min(psutil.virtual_memory().available, _container_memory()), self.bytes
-        if needed > free:
+            free = min(psutil.virtual_memory().available, _container_memory())
+        if self.bytes > free:
             raise UserError(
-                f"the replay of {self.slots:,} frames needs {needed / 1e9:.1f} GB, but {self.device} has "
+                f"the replay of {self.slots:,} frames needs {self.bytes / 1e9:.1f} GB, but {self.device} has "
                 f"{free / 1e9:.1f} GB free; use a smaller --replay-capacity or fewer --steps"
             )
 
