@@ -23,7 +23,8 @@ def test_updates_are_finite_and_never_wait_for_the_device(name, replay_device, s
     torch.manual_seed(0)
     replay = fill(Replay(SPEC, 100, 0.99, replay_device, "cuda"))
     agent = accelerate(make_agent(AGENTS[name][0](**SMALL), SPEC).to("cuda"), speed)
-    agent.update(replay, 0)
+    for step in range(10):  # the first calls warm up and are captured
+        agent.update(replay, step)
     if replay_device == "cuda":
         torch.cuda.set_sync_debug_mode("error")
     try:
@@ -31,6 +32,26 @@ def test_updates_are_finite_and_never_wait_for_the_device(name, replay_device, s
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(value.isfinite() for row in metrics for value in row.values())
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_graphs_learn_and_act_as_eager_calls_do(name):
+    results = []
+    for captured in (False, True):
+        torch.manual_seed(0)
+        replay = fill(Replay(SPEC, 100, 0.99, "cuda"))
+        agent = accelerate(make_agent(AGENTS[name][0](**SMALL), SPEC).to("cuda"), "fast")
+        for method in () if captured else (*agent.hot, "act"):
+            setattr(agent, method, getattr(agent, method).method)
+        torch.manual_seed(1)
+        obs = replay.sample(2).obs
+        results.append([])
+        for step in range(12):
+            metrics = agent.update(replay, step)
+            results[-1].append({**metrics, "action": agent.act(obs, None, explore=True)[0].mean()})
+    for eager, graph in zip(*results, strict=True):
+        for key, value in eager.items():
+            assert graph[key].item() == pytest.approx(value.item(), rel=0.02, abs=0.01), key
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -49,10 +70,12 @@ def test_one_plain_update_equals_the_cpu(name):
 
 
 @pytest.mark.parametrize("replay_device", ["cpu", "cuda"])
-def test_a_run_trains_and_resumes(tmp_path, replay_device):
-    config = config_for(tmp_path / "run", steps=20, device="cuda", replay_device=replay_device)
+@pytest.mark.parametrize("eval_workers", [0, 2])  # with processes, evaluation goes on beside learning
+def test_a_run_trains_and_resumes(tmp_path, replay_device, eval_workers):
+    settings = {"device": "cuda", "replay_device": replay_device, "eval_workers": eval_workers}
+    config = config_for(tmp_path / "run", steps=20, **settings)
     train(config)
     train(dataclasses.replace(config, steps=31))
-    assert records(tmp_path / "run")[-1]["step"] == 31
+    assert {row["step"] for row in records(tmp_path / "run") if "eval/train/return" in row} == {0, 10, 20, 30, 31}
     agent = make_agent(config.agent, dataclasses.replace(SPEC, action_dim=1))
     assert load_weights(tmp_path / "run", agent) == 31
