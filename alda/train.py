@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,18 +51,19 @@ class Position:
     totals: list[float] = field(default_factory=list)  # their returns so far
 
 
-def train(config: Config) -> Path:
-    """Trains an agent, or goes on training it; returns the run directory.
+def train(config: Config, make_display: Callable[[int, int], Display] = Display) -> Path:
+    """Trains an agent, or goes on training it; returns the run directory. make_display: from all steps and updates.
 
     Raises UserError for settings that cannot work or that differ from those of the run in the directory. SIGINT and
     SIGTERM save a checkpoint and end the process with 128 plus the signal's number.
     """
+    assert not config.seeds, "several seeds are trained by train_seeds"
     config = _requested(config)
     assert config.run_dir is not None
     worlds = config.worlds()  # may shrink videos for a minute; nothing is lost if it is stopped
     config.run_dir.mkdir(parents=True, exist_ok=True)
     with only_one(config.run_dir), collected_signals() as caught:
-        run = Run(config, worlds, caught)
+        run = Run(config, worlds, caught, make_display)
         with run.display:
             try:
                 run.loop()
@@ -84,7 +85,13 @@ def train(config: Config) -> Path:
 class Run:
     """One training run: agent, replay, environments, records, and where it all stands."""
 
-    def __init__(self, config: Config, worlds: dict[str, World], caught: list[int]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        worlds: dict[str, World],
+        caught: list[int],
+        make_display: Callable[[int, int], Display] = Display,
+    ) -> None:
         assert config.run_dir is not None
         assert config.device is not None
         assert config.replay_device is not None
@@ -100,7 +107,7 @@ class Run:
         )
         accelerate(self.agent, config.speed)
 
-        self.display = Display(config.steps, sum(self.agent.updates_due(step) for step in range(config.steps)))
+        self.display = make_display(config.steps, sum(self.agent.updates_due(step) for step in range(config.steps)))
         n, workers = config.num_envs, min(config.eval_workers or 0, len(config.shifts) * config.eval_episodes)
         shared = n > 1 and workers > 0
 
