@@ -16,13 +16,15 @@ def train(words: list[str]) -> None:
 
     from alda.agents import AGENTS
     from alda.config import Config
+    from alda.side_by_side import train_seeds
     from alda.train import train as run
 
     presets = {
         name: ((sys.modules[agent.__module__].__doc__ or name).strip(), Config(agent=config()))
         for name, (config, agent) in AGENTS.items()
     }
-    run(tyro.extras.overridable_config_cli(presets, prog="alda train", args=words))
+    config = tyro.extras.overridable_config_cli(presets, prog="alda train", args=words)
+    (train_seeds if config.seeds else run)(config)
 
 
 def evaluate(words: list[str]) -> None:

@@ -54,6 +54,9 @@ class Config:
     data: Data = field(default_factory=Data)
     seed: int = 0
     """Seed of everything random in the run."""
+    seeds: tuple[int, ...] = ()
+    """Several seeds side by side, each a process with its own run directory and an equal share of the cores; empty:
+    --seed alone."""
     steps: int = 500_000
     """Agent steps to train for; the simulator takes action_repeat times as many."""
     run_dir: Path | None = None
@@ -187,9 +190,9 @@ def spec_of(env: Any) -> EnvSpec:
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """JSON of everything but the place where the run is kept, so that a run can be moved."""
+    """JSON of everything but the place where the run is kept, so that a run can be moved, and the runs beside it."""
     content = _converter().unstructure(config, Config) | {"agent": dataclasses.asdict(config.agent)}
-    del content["run_dir"]
+    del content["run_dir"], content["seeds"]
     return {"method": config.method, **json.loads(json.dumps(content))}
 
 

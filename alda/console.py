@@ -2,6 +2,8 @@
 
 import time
 from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 
 from rich.console import Console
@@ -16,22 +18,23 @@ class Display:
     """Progress of a run. Use as a context; `advance` may be called as often as one likes.
 
     steps, updates: what the whole run takes. Learning is what takes time, so updates tell how much is left.
+    name, board: where several runs are shown together, what each line begins with and where their live lines are.
     """
 
-    def __init__(self, steps: int, updates: int) -> None:
-        self.console = Console()
+    def __init__(self, steps: int, updates: int, name: str = "", board: Progress | None = None) -> None:
+        self.console = board.console if board else Console()
         self._live = self.console.is_terminal
-        self._steps, self._updates = steps, updates
+        self._steps, self._updates, self._name = steps, updates, name
         self._seen: deque[tuple[float, int, int]] = deque()  # time, step, updates
         self._printed = time.monotonic()
-        self._bar = Progress(
+        self._bar = board or Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=16),
             TextColumn("{task.fields[news]}", table_column=Column(overflow="fold")),
             console=self.console,
             refresh_per_second=4,
         )
-        self._task = self._bar.add_task("training", total=steps, news="")
+        self._task = self._bar.add_task(f"{name}training", total=steps, news="")
 
     def __enter__(self) -> "Display":
         if self._live:
@@ -46,7 +49,7 @@ class Display:
 
     def say(self, message: str) -> None:
         """A line that stays."""
-        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(self._name + message, highlight=False, markup=False, soft_wrap=True)
 
     def advance(self, step: int, updates: int, doing: str, news: str) -> None:
         """The run has taken so many steps and updates and is doing this; news is the newest of its results."""
@@ -56,12 +59,20 @@ class Display:
         self._seen.append((now, step, updates))
         while now - self._seen[0][0] > _WINDOW_SECONDS:
             self._seen.popleft()
-        where = f"step {step:,}/{self._steps:,}  {self._speed()}"
+        self.show(step, f"{doing}  step {step:,}/{self._steps:,}  {self._speed()}", news)
+
+    def show(self, step: int, text: str, news: str) -> None:
+        """The live line, or a plain one now and then."""
+        now = time.monotonic()
         if self._live:
-            self._bar.update(self._task, completed=step, description=f"{doing}  {where}", news=news)
+            self._bar.update(self._task, completed=step, description=self._name + text, news=news)
         elif now - self._printed > _PLAIN_SECONDS:
             self._printed = now
-            self.say(f"{doing}  {where}  {news}")
+            self.say(f"{text}  {news}")
+
+    def hide(self) -> None:
+        """Ends the live line; what was said stays."""
+        self._bar.remove_task(self._task)
 
     def _speed(self) -> str:
         """Speeds over the window; that of learning from where learning began in it."""
@@ -73,6 +84,19 @@ class Display:
         rate = learned / spent if spent else 0.0
         text = f"{(step - first) / (now - before):.1f} steps/s, {rate:.1f} updates/s"
         return f"{text}, {clock((self._updates - updates) / rate)} left" if rate else text
+
+
+@contextmanager
+def displays(names: Sequence[str], steps: int) -> Iterator[list[Display]]:
+    """Of several runs, one live line each."""
+    console = Console()
+    wide = Column(no_wrap=console.width >= 120, overflow="ellipsis")  # then results fit, and only shares of time do not
+    board = Progress(
+        TextColumn("{task.description}  {task.fields[news]}", table_column=wide), console=console, refresh_per_second=4
+    )
+    shown = [Display(steps, 0, name, board) for name in names]
+    with board if board.console.is_terminal else nullcontext():
+        yield shown
 
 
 def wide_console() -> Console:

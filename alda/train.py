@@ -1,6 +1,7 @@
 """The training loop, and the run around it that can be stopped anywhere and continued."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,18 +54,19 @@ class Position:
     totals: list[float] = field(default_factory=list)  # their returns so far
 
 
-def train(config: Config) -> Path:
-    """Trains an agent, or goes on training it; returns the run directory.
+def train(config: Config, make_display: Callable[[int, int], Display] = Display) -> Path:
+    """Trains an agent, or goes on training it; returns the run directory. make_display: from all steps and updates.
 
     Raises UserError for settings that cannot work or that differ from those of the run in the directory. SIGINT and
     SIGTERM save a checkpoint and end the process with 128 plus the signal's number.
     """
+    assert not config.seeds, "several seeds are trained by train_seeds"
     config = _requested(config)
     assert config.run_dir is not None
     worlds = config.worlds()  # may shrink videos for a minute; nothing is lost if it is stopped
     config.run_dir.mkdir(parents=True, exist_ok=True)
     with only_one(config.run_dir), collected_signals() as caught:
-        run = Run(config, worlds, caught)
+        run = Run(config, worlds, caught, make_display)
         with run.display:
             try:
                 run.loop()
@@ -86,7 +88,13 @@ def train(config: Config) -> Path:
 class Run:
     """One training run: agent, replay, environments, records, and where it all stands."""
 
-    def __init__(self, config: Config, worlds: dict[str, World], caught: list[int]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        worlds: dict[str, World],
+        caught: list[int],
+        make_display: Callable[[int, int], Display] = Display,
+    ) -> None:
         assert config.run_dir is not None
         assert config.device is not None
         assert config.replay_device is not None
@@ -108,7 +116,7 @@ class Run:
             self.watch,
         )
 
-        self.display = Display(config.steps, sum(self.agent.updates_due(step) for step in range(config.steps)))
+        self.display = make_display(config.steps, sum(self.agent.updates_due(step) for step in range(config.steps)))
         n, workers = config.num_envs, min(config.eval_workers or 0, len(config.shifts) * config.eval_episodes)
         self.overlaps = workers > 0 and bool(config.eval_beside)
         shared = n > 1 and workers > 0 and not self.overlaps

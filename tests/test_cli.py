@@ -104,6 +104,7 @@ def test_pictures_are_drawn(trained):
         ("train nonesuch", "Available subcommands"),
         ("train alda --steps many", "invalid literal"),
         ("train alda --steps 0", "--steps must be at least 1, not 0"),
+        ("train alda --seeds 1 2 1", "--seeds must differ from one another, not 1 2 1"),
         ("train alda --steps 900000000 --replay-capacity 900000000 --run-dir {tmp}/r", "GB free; use a smaller"),
         ("evaluate {tmp}/nonesuch", "is not a run directory: it has no config.json"),
         ("picture {tmp}/nonesuch", "is not a run directory"),

@@ -219,7 +219,7 @@ class ProcessPool(Pool):
         """Starts another process in a dead one's place and leads it to the same moment of the same episodes."""
         dead = self._slots[slot]
         dead.connection.close()
-        cause = f"{self._name(slot)} died: {_cause(dead.process.wait())}"
+        cause = f"{self._name(slot)} died: {cause_of_death(dead.process.wait())}"
         if dead.deaths + 1 == _MOST_DEATHS:
             raise WorkerError(f"{cause}; so did the {dead.deaths} before it, at the same point")
         self.say(f"{cause}; another one plays its episode again")
@@ -247,9 +247,13 @@ def _timed(env: Any, act: Callable[[], tuple[Any, float, bool, bool]]) -> Result
 
 
 def default_workers() -> int:
-    """One per core that this process may use, at most 16."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 16)
+    """One per core, at most 16."""
+    return min(count_cores(), 16)
+
+
+def count_cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def open_pool(
@@ -259,7 +263,8 @@ def open_pool(
     return ProcessPool(make, processes, shape, say) if processes else LocalPool(make)
 
 
-def _cause(code: int) -> str:
+def cause_of_death(code: int) -> str:
+    """Why a process ended, from its exit code as subprocess has it."""
     if code >= 0:
         return f"it ended with exit code {code}"
     name = signal.Signals(-code).name
