@@ -199,8 +199,43 @@ def doctor(words: list[str]) -> None:
     sys.exit(check(**vars(options)))
 
 
+def bench(words: list[str]) -> None:
+    """measure speed and memory of methods on this machine, plain beside fast: about 3 minutes a method"""
+    import signal
+
+    import tyro
+
+    @dataclass
+    class Options:
+        methods: tuple[str, ...] = ("alda",)
+        """Methods to measure, by their names in `alda train`."""
+        task: str = "walker_walk"
+        """dm_control task whose environment is stepped."""
+        batch_size: int = 128
+        """Transitions per update."""
+        rounds: int = 5
+        """Blocks of updates, and of environment steps, for each speed; plain and fast take turns."""
+        seconds: float = 3.0
+        """Seconds that a block of updates takes at least; one of environment steps takes a third of it."""
+        lap: int | None = None
+        """Agent steps between evaluations of the training run that is timed end to end, even (None: 8 on cpu, 1000 on
+        cuda). Evaluation takes half as many steps, as in the paper's run, where a lap has 10,000."""
+        laps: int = 2
+        """Laps of that run that count; one more comes before them, which compiles and acts at random."""
+        device: str | None = None
+        """Where agents live: cpu or cuda (None: cuda where there is one)."""
+        out: Path | None = None
+        """JSON file to write, with every block's numbers (None: none)."""
+
+    options = tyro.cli(Options, prog="alda bench", description=bench.__doc__, args=words)
+    from alda.bench import bench as run
+
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # leaves no process or file behind
+    run(**vars(options))
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    command.__name__: command for command in (train, evaluate, picture, plot, envs, data, demo, doctor)
+    command.__name__: command for command in (train, evaluate, picture, plot, envs, data, demo, doctor, bench)
 }
 
 

@@ -7,4 +7,4 @@ class UserError(Exception):
 
 
 class WorkerError(Exception):
-    """A process that plays environments failed, again and again or for a reason of its own; exits with code 1."""
+    """A process that plays environments or measures failed, for good or for a reason of its own; exits with code 1."""

@@ -110,6 +110,7 @@ def test_pictures_are_drawn(trained):
         ("picture {tmp}/nonesuch", "is not a run directory"),
         ("plot {tmp}/nonesuch", "is not a run directory"),
         ("demo --steps 5", "--steps must be more than"),
+        ("bench --methods nonesuch", "unknown method 'nonesuch'; known: alda, sac"),
         ("evaluate {tmp} --episodes 0", "--episodes at least 1"),
         ("picture {tmp} --states 0", "--states and --every must be at least 1"),
     ],

@@ -1,0 +1,115 @@
+"""How fast and how large methods are: plain beside fast, measured in turns on this machine.
+
+    this process: bench -> turns -> table        says whose turn it is, and makes a table of what they answer
+                             |
+    per method and speed:  child                 a process for updates and environment, another for a training run
+
+Ratios are of one run and of blocks that took turns, so that a machine busy with something else slows down both.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from alda.agents import AGENTS, AgentConfig
+from alda.bench.subject import Plan, Subject
+from alda.bench.table import show, summary
+from alda.bench.turns import measure, turns_of
+from alda.config import EnvConfig, check_device
+from alda.console import wide_console
+from alda.envs.tasks import split_task, unknown
+from alda.errors import UserError
+from alda.files import write_json
+
+_LAP = {"cpu": 8, "cuda": 1_000}  # agent steps
+
+
+def bench(
+    methods: Sequence[str] = ("alda",),
+    *,
+    task: str = "walker_walk",
+    batch_size: int = 128,
+    rounds: int = 5,
+    seconds: float = 3.0,
+    lap: int | None = None,
+    laps: int = 2,
+    device: str | None = None,
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """Measures methods by name, prints tables and, if wanted, writes JSON; returns what it would write.
+
+    Arguments as in `alda bench --help`. Raises UserError for what cannot be measured, WorkerError where a process that
+    measures has died.
+    """
+    for name in methods:
+        if name not in AGENTS:
+            raise UserError(unknown("method", name, AGENTS))
+    agents = {name: AGENTS[name][0](batch_size=batch_size, random_steps=2) for name in methods}
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
+    plan = Plan(rounds, seconds, _LAP[device.partition(":")[0]] if lap is None else lap, laps)
+    return bench_agents(agents, EnvConfig(task=task), plan, device=device, out=out)
+
+
+def bench_agents(
+    agents: dict[str, AgentConfig], env: EnvConfig, plan: Plan, *, device: str, out: Path | None = None
+) -> dict[str, Any]:
+    """The same for agents of any size, by the name that the tables give them."""
+    _check(agents, env, plan)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.touch()  # better to know now than after measuring
+    console = wide_console()
+    measured: dict[str, Any] = {}
+    with _progress(console, len(agents) * turns_of(plan)) as say:
+        for name, agent in agents.items():
+            pair = {speed: Subject(name, agent, speed, env, device, plan) for speed in ("plain", "fast")}
+            measured[name] = measure(pair, say)
+    record = summary(measured, plan, task=env.task, device=device)
+    show(record, console)
+    if out is not None:
+        write_json(out, record)
+        console.print(f"written to {out}", highlight=False, soft_wrap=True)
+    return record
+
+
+def _check(agents: dict[str, AgentConfig], env: EnvConfig, plan: Plan) -> None:
+    split_task(env.task)
+    if not agents:
+        raise UserError("--methods needs at least one method to measure")
+    batch = min(agent.batch_size for agent in agents.values())
+    for flag, value in {"batch-size": batch, "rounds": plan.rounds, "laps": plan.laps}.items():
+        if value < 1:
+            raise UserError(f"--{flag} must be at least 1, not {value}")
+    if not 0 < plan.seconds < 3_600:
+        raise UserError(f"--seconds must be more than 0 and less than an hour, not {plan.seconds}")
+    if plan.lap < 4 or plan.lap % 2:
+        raise UserError(f"--lap must be an even number from 4 on, not {plan.lap}")
+
+
+@contextmanager
+def _progress(console: Console, turns: int) -> Iterator[Callable[[str], None]]:
+    """Says what is measured now: a live bar on a terminal, lines anywhere else."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    bar = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
+    task = bar.add_task("starting", total=turns)
+    begun = 0
+
+    def say(what: str) -> None:
+        nonlocal begun
+        if console.is_terminal:
+            bar.update(task, completed=begun, description=what)
+        else:
+            console.print(f"{begun + 1}/{turns}  {what}", highlight=False, markup=False, soft_wrap=True)
+        begun += 1
+
+    if not console.is_terminal:
+        yield say
+    else:
+        with bar:
+            yield say
