@@ -29,7 +29,7 @@ class Replay:
     """Uniform replay on one device, for a learner on the same or another.
 
     spec: shapes of observations and actions. capacity: transitions kept (fewer where
-    episodes are shorter than 16 steps); the oldest are overwritten. discount: gamma per agent step.
+    episodes are shorter than 128 steps); the oldest are overwritten. discount: gamma per agent step.
     device: where frames are kept. learner: where samples are delivered (the same, unless said).
     stopwatch: is told what sampling takes ("sample").
     On the CPU the operating system hands out memory as it is first written; an accelerator's is reserved at once, so
@@ -50,10 +50,8 @@ class Replay:
         self.spec, self.discount, self.device = spec, discount, torch.device(device)
         self.stopwatch = stopwatch or Stopwatch()
         self.learner = torch.device(learner or device)
-        # Slots that a stack may reach back: of one environment they lie side by side; between two of many, each of the
-        # others writes at most two, a last observation and the first of its next episode.
-        self.reach = spec.frames * (1 if num_envs == 1 else 2 * num_envs)
-        self.slots = capacity + capacity // 16 + 2 * self.reach  # an episode takes one more than it has transitions
+        self.reach = _reach(spec, num_envs)
+        self.slots = _slots(spec, capacity, num_envs)
         self._check_memory()
         self.written = 0  # slots written since the beginning; slot s lives at place s % slots
         self.added = 0  # transitions added since the beginning
@@ -71,9 +69,7 @@ class Replay:
     @property
     def bytes(self) -> int:
         """Memory when full."""
-        return self.slots * sum(
-            int(np.prod(shape)) * torch.empty(0, dtype=dtype).element_size() for shape, dtype in self._layout().values()
-        )
+        return self.slots * _slot_bytes(self.spec)
 
     def add_first(self, obs: UInt8[Tensor, "f c h w"], env: int = 0) -> None:
         """An episode of one environment begins."""
@@ -129,7 +125,9 @@ class Replay:
         while first < self.written:
             last = min(first + _FILE_SLOTS, self.written)
             place = torch.arange(first, last, device=self.device) % self.slots
-            write_tensors(folder / _name(first, last), {k: self._store[k][place] for k in self._layout(saved=True)})
+            write_tensors(
+                folder / _name(first, last), {k: self._store[k][place] for k in _layout(self.spec, saved=True)}
+            )
             self._files.append((first, last))
             first = last
         return {"slots": self.slots, "newest": self._newest, "files": self._files}
@@ -186,21 +184,10 @@ class Replay:
         while gone and self.oldest < self.added and self._slot_of[self.oldest % self.slots] < gone + self.reach:
             self.oldest += 1
 
-    def _layout(self, *, saved: bool = False) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        size = self.spec.image_size
-        layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
-            "frame": ((3, size, size), torch.uint8),
-            "action": ((self.spec.action_dim,), torch.float32),
-            "reward": ((), torch.float32),
-            "terminated": ((), torch.bool),
-            "previous": ((), torch.int64),
-        }
-        return layout if saved else layout | {"transition": ((), torch.int64)}
-
     def _reserved(self) -> dict[str, Tensor]:
         return {
             name: torch.empty(self.slots, *shape, dtype=dtype, device=self.device)
-            for name, (shape, dtype) in self._layout().items()
+            for name, (shape, dtype) in _layout(self.spec).items()
         }
 
     def _check_memory(self) -> None:
@@ -213,6 +200,38 @@ class Replay:
                 f"the replay of {self.slots:,} frames needs {self.bytes / 1e9:.1f} GB, but {self.device} has "
                 f"{free / 1e9:.1f} GB free; use a smaller --replay-capacity or fewer --steps"
             )
+
+
+def replay_bytes(spec: EnvSpec, capacity: int, num_envs: int = 1) -> int:
+    """Memory of a replay when full."""
+    return _slots(spec, capacity, num_envs) * _slot_bytes(spec)
+
+
+def _slots(spec: EnvSpec, capacity: int, num_envs: int) -> int:
+    """An episode takes one more than it has transitions."""
+    return capacity + capacity // 128 + 2 * _reach(spec, num_envs)
+
+
+def _reach(spec: EnvSpec, num_envs: int) -> int:
+    """Slots that a stack may reach back: of one environment they lie side by side; between two of many, each of the
+    others writes at most two, a last observation and the first of its next episode."""
+    return spec.frames * (1 if num_envs == 1 else 2 * num_envs)
+
+
+def _slot_bytes(spec: EnvSpec) -> int:
+    return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in _layout(spec).values())
+
+
+def _layout(spec: EnvSpec, *, saved: bool = False) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Of one slot."""
+    layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+        "frame": ((3, spec.image_size, spec.image_size), torch.uint8),
+        "action": ((spec.action_dim,), torch.float32),
+        "reward": ((), torch.float32),
+        "terminated": ((), torch.bool),
+        "previous": ((), torch.int64),
+    }
+    return layout if saved else layout | {"transition": ((), torch.int64)}
 
 
 def _container_memory() -> float:

@@ -269,6 +269,8 @@ class Run:
 
     def log(self) -> None:
         steps = self.at.step - self.at.logged
+        with self.watch("update"):
+            settle(self.device)
         taken = self.watch.lap()
         lap = sum(taken.values())
         shares = {part: (taken.get(part, 0.0) + self.busy.get(part, 0.0)) / lap for part in _PARTS}
@@ -279,6 +281,7 @@ class Run:
         self.news["time"] = " ".join(f"{part} {share:.0%}" for part, share in shares.items() if share >= 0.005)
         self.busy = dict.fromkeys(self.busy, 0.0)
         self.at.logged = self.at.step
+        self.watch.lap()  # the time until here is nobody's
 
     def begin_evaluation(self) -> None:
         """By the agent as it is now: at once, or beside learning by a copy of it."""
@@ -444,6 +447,8 @@ class Run:
         frame = f"{c.env.image_size}x{c.env.image_size}"
         size = f"{self.replay.bytes / 1e9:.2f} GB on {c.replay_device} when full"
         say(f"replay: up to {self.replay.slots:,} frames of {frame}, {size}")
+        if c.compile:
+            say("the first updates wait for the compiler, half a minute or more; later runs find its work on disk")
 
 
 def _requested(config: Config) -> Config:

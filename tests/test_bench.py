@@ -11,17 +11,16 @@ from statistics import mean, median
 
 import psutil
 import pytest
-from conftest import SMALL, SPEC
+from conftest import SMALL
 
 from alda.agents.alda import ALDAConfig
 from alda.bench import bench, bench_agents
 from alda.bench.subject import Plan, Subject
-from alda.bench.table import in_proportion, other_share, replay_bytes
+from alda.bench.table import in_proportion
 from alda.bench.turns import Child
 from alda.config import EnvConfig
 from alda.errors import UserError, WorkerError
 from alda.logger import Logger, read_metrics
-from alda.replay import Replay
 
 AGENT = ALDAConfig(**{**SMALL, "random_steps": 2})
 ENV = EnvConfig(task="cartpole_balance", profile="fast")
@@ -87,8 +86,7 @@ def test_rates_and_ratios_are_what_the_blocks_say(record):
 
 
 def test_what_a_short_lap_does_once_counts_as_in_a_long_one():
-    lap = {"count": 100, "seconds": 10.0, "shares": {"update": 0.5, "act": 0.25}}
-    assert other_share(lap["shares"]) == 0.25
+    lap = {"count": 100, "seconds": 10.0, "shares": {"update": 0.75, "checkpoint": 0.2, "other": 0.05}}
     assert in_proportion(lap) == pytest.approx(100 / (7.5 + 2.5 * 100 / 10_000))
     assert in_proportion({**lap, "count": 20_000}) == 2_000
 
@@ -100,10 +98,6 @@ def test_evaluation_takes_half_as_many_steps_as_training(lap, episodes, tmp_path
     config = Subject("small", AGENT, "plain", ENV, "cpu", plan).training(tmp_path)
     assert config.eval_episodes * config.env.episode_length == config.eval_every // 2 * config.env.action_repeat
     assert (config.eval_workers, config.eval_every, config.log_every, config.steps) == (0, lap, lap, 3 * lap)
-
-
-def test_memory_of_a_long_run_is_what_its_replay_asks_for():
-    assert replay_bytes(SPEC, 1_600) == Replay(SPEC, 1_600, 0.99).bytes
 
 
 def test_waiting_for_a_turn_is_not_part_of_a_lap(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from alda.errors import UserError
-from alda.replay import Replay
+from alda.replay import Replay, replay_bytes
 from alda.types import EnvSpec
 
 SPEC = EnvSpec(frames=3, image_size=2, action_dim=1)
@@ -199,7 +199,7 @@ def test_a_saved_replay_is_never_squeezed_into_a_smaller_one(tmp_path):
 
 def test_size_is_that_of_single_frames():
     replay = Replay(EnvSpec(3, 64, 6), 1_000, 0.99)
-    assert replay.bytes == sum(t.nbytes for t in replay._store.values())
+    assert replay.bytes == replay_bytes(replay.spec, 1_000) == sum(t.nbytes for t in replay._store.values())
     assert replay.bytes < 1.1 * 1_000 * 64 * 64 * 3
 
 

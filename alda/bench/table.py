@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from alda.bench.subject import PAPER_LAP, Plan
-from alda.replay import Replay
+from alda.replay import replay_bytes
 from alda.types import EnvSpec
 
-LONG_RUN = 500_000  # agent steps; a multiple of 16
+LONG_RUN = 500_000  # agent steps
 _RATES = {"updates": "updates/s", "environment": "environment\nsteps/s", "training": "agent steps/s,\nend to end"}
 
 
@@ -43,12 +43,8 @@ def _rates(raw: dict[str, Any]) -> dict[str, list[float]]:
 
 def in_proportion(lap: dict[str, Any]) -> float:
     """Agent steps a second. What a lap does once however long it is, mostly saving, counts as in the paper's laps."""
-    once = other_share(lap["shares"]) * max(0.0, 1 - lap["count"] / PAPER_LAP)
+    once = (lap["shares"]["checkpoint"] + lap["shares"]["other"]) * max(0.0, 1 - lap["count"] / PAPER_LAP)
     return lap["count"] / (lap["seconds"] * (1 - once))
-
-
-def other_share(shares: dict[str, float]) -> float:
-    return max(0.0, 1 - sum(shares.values()))
 
 
 def _ratio(plain: list[float], fast: list[float]) -> dict[str, float]:
@@ -69,7 +65,7 @@ def _one(raw: dict[str, Any], rates: dict[str, list[float]], device: str) -> dic
         "drawing_share": sum(block["drawing_seconds"] for block in raw["environment"]) / spent,
         "start_seconds": max(0.0, start["seconds"] - steady),
         "threads": start["machine"]["threads"],
-        "time_shares": shares | {"other": other_share(shares)},
+        "time_shares": shares,
         "long_run": _long_run(training, device),
         "blocks": {what: raw[what] for what in ("updates", "environment")},
         **{name: training[name] for name in ("laps", "workers", "memory")},
@@ -82,18 +78,11 @@ def _long_run(training: dict[str, Any], device: str) -> dict[str, int]:
     spec, memory = EnvSpec(**training["spec"]), training["memory"]
     small = sum(lap["count"] for lap in training["laps"]) + training["laps"][0]["count"]
     replay = replay_bytes(spec, LONG_RUN)
-    more = replay - Replay(spec, small, 1.0).bytes
+    more = replay - replay_bytes(spec, small)
     where = "device" if device.startswith("cuda") else "host"
     return {"steps": LONG_RUN, "replay": replay} | {
         name: memory[name] + (more if name == where else 0) for name in ("host", "device")
     }
-
-
-def replay_bytes(spec: EnvSpec, capacity: int) -> int:
-    """Of a full replay for a multiple of 16 transitions, from two small ones: a replay grows evenly."""
-    assert capacity % 16 == 0, f"{capacity} is not a multiple of 16"
-    small, larger = (Replay(spec, n, 1.0).bytes for n in (16, 32))
-    return small + (capacity // 16 - 1) * (larger - small)
 
 
 def show(record: dict[str, Any], console: Console) -> None:
