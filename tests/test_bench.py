@@ -56,7 +56,7 @@ def test_the_record_has_everything_that_was_promised(record):
         assert one["memory"]["host"] > 100e6
         assert one["memory"]["device"] == 0
         assert one["long_run"]["steps"] == 500_000
-        assert one["long_run"]["host"] > one["long_run"]["replay"] > 6.5e9
+        assert one["long_run"]["host"] > one["long_run"]["replay"] > 6.1e9
     assert (pair["plain"]["workers"], pair["plain"]["memory"]["workers"]) == (0, 0)
     assert pair["fast"]["workers"] == 1  # no more than episodes
     assert pair["fast"]["memory"]["workers"] > 50e6

@@ -204,5 +204,5 @@ def test_size_is_that_of_single_frames():
 
 
 def test_a_replay_too_large_for_the_machine_is_refused():
-    with pytest.raises(UserError, match=r"needs 13\d\d\d\.\d GB, but cpu has .* GB free; use a smaller"):
+    with pytest.raises(UserError, match=r"needs 12\d\d\d\.\d GB, but cpu has .* GB free; use a smaller"):
         Replay(EnvSpec(3, 64, 6), 10**9, 0.99)
