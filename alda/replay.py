@@ -29,7 +29,7 @@ class Replay:
     """Uniform replay on one device, for a learner on the same or another.
 
     spec: shapes of observations and actions. capacity: transitions kept (fewer where
-    episodes are shorter than 128 steps); the oldest are overwritten. discount: gamma per agent step.
+    episodes are shorter than 250 steps); the oldest are overwritten. discount: gamma per agent step.
     device: where frames are kept. learner: where samples are delivered (the same, unless said).
     stopwatch: is told what sampling takes ("sample").
     On the CPU the operating system hands out memory as it is first written; an accelerator's is reserved at once, so
@@ -209,7 +209,7 @@ def replay_bytes(spec: EnvSpec, capacity: int, num_envs: int = 1) -> int:
 
 def _slots(spec: EnvSpec, capacity: int, num_envs: int) -> int:
     """An episode takes one more than it has transitions."""
-    return capacity + capacity // 128 + 2 * _reach(spec, num_envs)
+    return capacity + capacity // 250 + 2 * _reach(spec, num_envs)
 
 
 def _reach(spec: EnvSpec, num_envs: int) -> int:

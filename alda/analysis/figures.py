@@ -34,7 +34,8 @@ def plot_runs(runs: Sequence[Path], *, out: Path | None = None) -> Path:
     panels = figure.subplots(1, 2 if decodes else 1, squeeze=False)[0]
     for config, shift, world, rows in lines:
         steps = [row["step"] / 1000 for row in rows]
-        label = shift if len(runs) == 1 else f"{config.env.task}, {config.method} {config.seed}, {shift}"
+        variant = "" if config.name == Config.name else f" {config.name}"
+        label = shift if len(runs) == 1 else f"{config.env.task}, {config.method}{variant} {config.seed}, {shift}"
         label += _apart(world, [other for _, name, other, _ in lines if name == shift])
         means = [row[f"eval/{shift}/return"] for row in rows]
         singles = [row[f"eval/{shift}/returns"] for row in rows]

@@ -112,8 +112,8 @@ def _explanations(plan: dict[str, Any]) -> list[str]:
         f"{evaluation:,} evaluation steps (episodes x steps: {plan['evaluation_episodes']} x "
         f"{plan['evaluation_length']}), in the paper's proportion; plain plays them in the training process, fast in "
         "its workers. Memory: peaks of that run. Ratios are of medians; in brackets, lowest and highest of neighbours.",
-        f"Shares of the laps. Other is mostly saving, once a lap; end to end it counts as often as in the paper's run, "
-        f"which has laps of {PAPER_LAP:,}. On a GPU, act and evaluation include waiting for updates to finish.",
+        f"Shares of the laps. A checkpoint is saved once a lap; end to end it counts as often as in the paper's run, "
+        f"which has laps of {PAPER_LAP:,}.",
         f"Peaks of the training run, with a replay for {LONG_RUN:,} steps in place of its own (GB = 10^9 bytes).",
     ]
 
