@@ -93,8 +93,8 @@ class Config:
     """plain: one thing after the other, in float32. fast: no frame encoded twice, image layers in bfloat16 where the
     hardware has it, fused optimisers, memory kept, CUDA graphs on a GPU (docs/speed.md)."""
     compile: bool = False
-    """Fuse what lies between convolutions by PyTorch's compiler, with --speed fast: some minutes at the first updates,
-    much less at a later run. Needs a C++ compiler; `alda bench` tells whether it pays."""
+    """Fuse what lies between convolutions by PyTorch's compiler, with --speed fast: half a minute or more at the first
+    updates, some seconds at later runs. Needs a C++ compiler."""
 
     def make_env(self, shift: str = "train", seed: int | None = None) -> DMCEnv:
         return self.env_maker()(shift=shift, seed=self.seed if seed is None else seed)
@@ -162,6 +162,8 @@ class Config:
                 raise UserError(f"{flag} must be a lower and a higher number, not {value[0]} {value[1]}")
         if self.steps % self.num_envs:
             raise UserError(f"--steps must be a multiple of --num-envs, which {self.steps} is not of {self.num_envs}")
+        if self.eval_beside and self.eval_workers == 0:
+            raise UserError("--eval-beside needs processes that play, but there are --eval-workers 0")
         if self.compile and self.speed == "plain":
             raise UserError("--compile is a part of --speed fast, not of --speed plain")
         if self.agent.discount > 1:

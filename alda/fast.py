@@ -57,22 +57,29 @@ def accelerate(agent: Agent, speed: Speed, *, compiled: bool = False) -> Agent:
     return agent
 
 
-def beside(device: torch.device) -> AbstractContextManager[Any]:
-    """Work on a stream of its own, which a GPU does while it does other work; nothing on a CPU.
+class Beside:
+    """Work that a GPU does beside the rest, on a stream of its own; on a CPU, like any other.
 
-    Can be entered again and again. What was queued before the first time is done first.
+    One for a whole run: memory is kept for each stream apart.
     """
-    if device.type != "cuda":
-        return nullcontext()
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    return torch.cuda.stream(stream)
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+
+    def catch_up(self) -> None:
+        """What comes next there waits for all that has been asked for here."""
+        if self.stream is not None:
+            self.stream.wait_stream(torch.cuda.current_stream(self.device))
 
 
 def settle(device: torch.device) -> None:
-    """Waits until a GPU has done what was asked of it."""
+    """Waits until a GPU has done all that was asked of it."""
     if device.type == "cuda":
-        torch.cuda.current_stream(device).synchronize()
+        torch.cuda.synchronize(device)
 
 
 def has_bfloat16(device: str) -> bool:
@@ -101,9 +108,9 @@ def _keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return  # another C library
-    trim_threshold, mmap_threshold, most = -1, -3, 2**31 - 1
-    mallopt(trim_threshold, most)
-    mallopt(mmap_threshold, most)
+    trim_threshold, mmap_threshold, most, most_of_old = -1, -3, 2**31 - 1, 2**25
+    if mallopt(mmap_threshold, most) or mallopt(mmap_threshold, most_of_old):
+        mallopt(trim_threshold, most)
 
 
 class _CompiledWhileLearning:
@@ -177,7 +184,9 @@ class CudaGraph:
 
     def __init__(self, device: torch.device, call: Callable[[], Any]) -> None:
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(device), torch.cuda.graph(self.graph):
+        # A stream for each: graphs of one stream share scratch memory of matrix products, and two may run at a time.
+        stream = torch.cuda.Stream(device)
+        with torch.cuda.device(device), torch.cuda.graph(self.graph, stream=stream):
             self.outputs = call()
 
     def replay(self) -> None:

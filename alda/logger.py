@@ -42,6 +42,8 @@ class Logger:
             if name not in self.sums:
                 self.sums[name] = torch.zeros((), dtype=torch.float32, device=self.device)
             self.counts[name] = self.counts.get(name, 0) + 1
+        if not metrics:
+            return
         values = [value.to(self.device, torch.float32, non_blocking=True) for value in metrics.values()]
         torch._foreach_add_([self.sums[name] for name in metrics], values)  # one launch
 

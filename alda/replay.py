@@ -135,7 +135,8 @@ class Replay:
     def load(self, folder: Path, saved: dict[str, Any]) -> None:
         """Fills an empty replay from saved files. Raises UserError where one is missing."""
         if saved["slots"] > self.slots:  # what was kept stays kept
-            self.slots = saved["slots"]
+            self.slots, self._store = saved["slots"], {}
+            self._check_memory()
             self._slot_of, self._store = np.zeros(self.slots, np.int64), self._reserved()
         self._files = [(first, last) for first, last in saved["files"]]
         self.written = self._missing = self._files[0][0] if self._files else 0

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from alda.console import Display
 from alda.envs.pool import LocalPool, Pool, Result, open_pool
 from alda.errors import UserError, WorkerError
 from alda.evaluate import Episode, Evaluation, Job, episode_seeds
-from alda.fast import accelerate, beside, settle
+from alda.fast import Beside, accelerate, settle
 from alda.files import write_json
 from alda.logger import Logger, read_metrics
 from alda.process import collected_signals, only_one
@@ -140,9 +141,9 @@ class Run:
         self.evaluation: Evaluation | None = None  # that is under way
         self.filmed = False  # whether it is
         self.player: Agent | None = None  # plays it while the agent learns
-        self.stream = beside(self.device)
+        self.beside = Beside(self.device)
         self.news: dict[str, str] = {}
-        self.evaluating = ""  # the world that is being evaluated in, while learning waits
+        self.evaluating, self.learning_waits = "", False  # the world that is being evaluated in, and whether it does
         self.busy = {"environment": 0.0, "render": 0.0}  # seconds in other processes since the last line of metrics
         self.saved = True  # whether the last attempt at a checkpoint succeeded
         self.saved_at = time.monotonic()
@@ -167,7 +168,9 @@ class Run:
 
     def loop(self) -> None:
         at, config = self.at, self.config
-        if at.evaluated >= config.steps:
+        if not self.overlaps:
+            self.finish_evaluation()  # that was under way when a run that overlapped was stopped
+        if at.evaluated >= config.steps and self.evaluation is None:
             self.display.say(f"already finished at step {at.step:,}; more --steps would go on from there")
         while True:
             finished = at.step >= config.steps
@@ -301,14 +304,16 @@ class Run:
             with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
                 self.player = self._new_agent()
         self.player.load_state_dict(weights)
-        self.stream = beside(self.device)
+        self.beside.catch_up()
         self.evaluation = self._evaluation(self.player, when, filmed=filmed)
 
     def follow_evaluation(self, *, wait: bool = False) -> None:
         """The evaluation that is under way goes on as far as it can without waiting, or waits for a step of it."""
         if self.evaluation is None:
             return
-        with self.watch("evaluation"), self.stream:
+        self.learning_waits = wait
+        aside = self.beside() if self.evaluation.agent is self.player else nullcontext()
+        with self.watch("evaluation"), aside:
             for shift, mean in self.evaluation.advance(wait=wait).items():
                 self.news[shift] = f"{mean:.0f}"
         if not self.evaluation.over:
@@ -325,8 +330,7 @@ class Run:
 
     def _evaluation(self, agent: Agent, when: dict[str, int], *, filmed: bool) -> Evaluation:
         def watched(job: Job) -> None:
-            if not self.overlaps:
-                self.evaluating = job.shift
+            self.evaluating = job.shift
             self.breathe()
 
         def look(shift: str, episode: Episode) -> dict[str, float]:
@@ -365,6 +369,7 @@ class Run:
             self._save()
 
     def _save(self) -> None:
+        settle(self.device)
         self.saved_at = time.monotonic()
         state = {
             "position": vars(self.at),
@@ -435,7 +440,7 @@ class Run:
         return {"step": self.at.step, "sim_step": self.at.step * repeat, "updates": self.at.updates}
 
     def _doing(self) -> str:
-        if self.evaluating:
+        if self.evaluating and self.learning_waits:
             return f"evaluating in {self.evaluating}"
         if self.at.updates_left > 1:
             return f"catching up ({self.at.updates_left:,} updates)"

@@ -37,6 +37,15 @@ def test_actions_are_bounded_and_repeatable(name, replay):
 
 
 @pytest.mark.parametrize("name", AGENTS)
+def test_acting_without_exploring_draws_no_random_numbers(name, replay):
+    """On a GPU evaluation acts beside learning, and CUDA graphs share the generator's place on the device."""
+    agent, obs = make(name), replay.sample(2).obs
+    before = torch.get_rng_state()
+    agent.act(obs, agent.initial_state(2), explore=False)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", AGENTS)
 @pytest.mark.parametrize("speed", SPEEDS)
 def test_updates_report_finite_scalars(name, speed, replay):
     agent = make(name, speed)

@@ -9,7 +9,7 @@ from test_train import config_for, records
 
 from alda.agents import AGENTS, make_agent
 from alda.checkpoint import load_weights
-from alda.fast import accelerate
+from alda.fast import Beside, accelerate
 from alda.replay import Replay
 from alda.train import train
 
@@ -52,6 +52,28 @@ def test_graphs_learn_and_act_as_eager_calls_do(name):
     for eager, graph in zip(*results, strict=True):
         for key, value in eager.items():
             assert graph[key].item() == pytest.approx(value.item(), rel=0.02, abs=0.01), key
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_acting_beside_learning_disturbs_neither(name):
+    results = []
+    for together in (False, True):
+        torch.manual_seed(0)
+        replay = fill(Replay(SPEC, 100, 0.99, "cuda"))
+        agent, player = (accelerate(make_agent(AGENTS[name][0](**SMALL), SPEC).to("cuda"), "fast") for _ in range(2))
+        beside, obs = Beside(torch.device("cuda")), replay.sample(1).obs
+        torch.manual_seed(1)
+        beside.catch_up()
+        updates, actions = [], []
+        for step in range(40):
+            updates.append(agent.update(replay, step)["critic/loss"])
+            if together:
+                with beside():
+                    actions.append(player.act(obs, None, explore=False)[0])
+        torch.cuda.synchronize()
+        assert all(torch.equal(action, actions[0]) for action in actions)
+        results.append(torch.stack(updates))
+    torch.testing.assert_close(*results, rtol=0.02, atol=0.01)
 
 
 @pytest.mark.parametrize("name", AGENTS)

@@ -194,6 +194,21 @@ def test_freed_memory_is_kept():
     assert faults["kept"] < 100
 
 
+def test_an_older_c_library_keeps_what_it_can(monkeypatch):
+    """It refuses to keep blocks above 32 MB, and is not to give up its own ways for nothing."""
+    asked = []
+
+    class Older:
+        @staticmethod
+        def mallopt(what, value):
+            asked.append((what, value))
+            return int(what != -3 or value <= 2**25)
+
+    monkeypatch.setattr("ctypes.CDLL", lambda _: Older)
+    accelerate(make_agent(AGENTS["alda"][0](**SMALL), SPEC), "fast")
+    assert asked == [(-3, 2**31 - 1), (-3, 2**25), (-1, 2**31 - 1)]
+
+
 def test_a_stopwatch_counts_inner_parts_once(monkeypatch):
     now = iter([0.0, 1.0, 3.0, 6.0, 10.0, 15.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(now))

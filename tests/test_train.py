@@ -211,9 +211,25 @@ def test_a_run_that_evaluates_beside_learning_can_be_cut_anywhere_too(uncut, tmp
         cut_after(patch, calls)
         with pytest.raises(SystemExit):
             train(config)
-    train(config if calls == 20 else dataclasses.replace(config, eval_workers=0))
+    train(config if calls == 20 else dataclasses.replace(config, eval_workers=0, eval_beside=False))
     assert in_order(records(tmp_path / "run")) == in_order(records(uncut["alda"]))
     assert same(weights(tmp_path / "run"), weights(uncut["alda"]))
+
+
+def test_a_run_that_evaluated_beside_learning_can_go_on_where_it_cannot(uncut_pair, tmp_path, monkeypatch, capsys):
+    """Its evaluation is finished first: training is to use the same processes."""
+    beside = {"eval_workers": 1, "eval_beside": True}
+    with monkeypatch.context() as patch:
+        cut_after(patch, 55)
+        with pytest.raises(SystemExit):
+            train(pair(tmp_path / "run", **beside))
+    latest = json.loads((tmp_path / "run" / "checkpoints" / "latest.json").read_text())["checkpoint"]
+    state = json.loads((tmp_path / "run" / "checkpoints" / latest / "state.json").read_text())
+    assert state["evaluation"] is not None  # else this tests nothing
+    train(pair(tmp_path / "run", eval_workers=1, eval_beside=False))
+    assert "already finished" not in capsys.readouterr().out
+    assert in_order(records(tmp_path / "run")) == in_order(records(uncut_pair))
+    assert same(weights(tmp_path / "run"), weights(uncut_pair))
 
 
 def test_every_log_line_says_where_time_went(uncut):
@@ -518,6 +534,11 @@ def test_config_survives_being_written(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="seed: absent -> 0"):
         load_config(tmp_path)
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("results/*/config.json")), ids=str)
+def test_recorded_configs_can_be_read(path):
+    assert load_config(path.parent).steps > 0
 
 
 def test_bad_settings_are_refused_before_anything_is_written(tmp_path):
