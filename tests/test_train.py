@@ -85,7 +85,16 @@ def cut_after(monkeypatch, calls: int) -> None:
 
 # Moments in the first evaluation, at random steps, amid catching up, in training and in a later evaluation.
 @pytest.mark.parametrize(
-    ("method", "calls"), [("alda", 4), ("alda", 20), ("alda", 27), ("alda", 36), ("alda", 61), ("sac", 29), ("sac", 55)]
+    ("method", "calls"),
+    [
+        pytest.param("alda", 4, marks=pytest.mark.slow),
+        ("alda", 20),
+        ("alda", 27),
+        pytest.param("alda", 36, marks=pytest.mark.slow),
+        ("alda", 61),
+        ("sac", 29),
+        ("sac", 55),
+    ],
 )
 def test_a_run_cut_anywhere_and_resumed_equals_the_uncut_run(uncut, tmp_path, monkeypatch, capsys, method, calls):
     config = config_for(tmp_path / "run", method)
@@ -123,7 +132,7 @@ def test_more_environments_keep_the_ratio_of_updates_to_steps(uncut_pair):
 
 
 # In the first evaluation, at random steps, and in training.
-@pytest.mark.parametrize("calls", [4, 23, 45])
+@pytest.mark.parametrize("calls", [pytest.param(4, marks=pytest.mark.slow), 23, 45])
 def test_a_run_with_two_environments_can_be_cut_anywhere_too(uncut_pair, tmp_path, monkeypatch, calls):
     with monkeypatch.context() as patch:
         cut_after(patch, calls)
@@ -204,7 +213,7 @@ def test_learning_goes_on_while_an_evaluation_is_played(tmp_path, monkeypatch):
 
 
 # Amid an evaluation beside random steps, beside the burst, and beside training.
-@pytest.mark.parametrize("calls", [12, 20, 45])
+@pytest.mark.parametrize("calls", [12, pytest.param(20, marks=pytest.mark.slow), 45])
 def test_a_run_that_evaluates_beside_learning_can_be_cut_anywhere_too(uncut, tmp_path, monkeypatch, calls):
     config = config_for(tmp_path / "run", eval_workers=1, eval_beside=True)
     with monkeypatch.context() as patch:
@@ -441,7 +450,11 @@ train(config_for(Path(sys.argv[2])))
 
 @pytest.mark.parametrize(
     ("limit", "step", "message"),
-    [(200_000, 20, "warning: no checkpoint at step 20"), (200, 20, "stopped at step 20"), (200_000, 31, "at step 31")],
+    [
+        (200_000, 20, "warning: no checkpoint at step 20"),
+        pytest.param(200, 20, "stopped at step 20", marks=pytest.mark.slow),
+        pytest.param(200_000, 31, "at step 31", marks=pytest.mark.slow),
+    ],
 )
 def test_a_full_disk_never_costs_the_last_checkpoint(uncut, tmp_path, limit, step, message):
     """From some moment on no file may be larger than so many bytes, which fails as a full disk does."""
