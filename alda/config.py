@@ -137,7 +137,7 @@ class Config:
             env=env,
             data=data,
             eval_workers=workers,
-            eval_beside=device.startswith("cuda") if self.eval_beside is None else self.eval_beside,
+            eval_beside=device.startswith("cuda") and workers > 0 if self.eval_beside is None else self.eval_beside,
             device=device,
             replay_device=self.replay_device or device,
             run_dir=run_dir,

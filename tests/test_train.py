@@ -554,6 +554,14 @@ def test_recorded_configs_can_be_read(path):
     assert load_config(path.parent).steps > 0
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_decided_config_is_not_decided_again(monkeypatch, workers):
+    monkeypatch.setattr("alda.config.check_device", lambda _: None)  # as if there were a GPU
+    decided = Config(device="cuda", eval_workers=workers).resolved()
+    assert decided.eval_beside == (workers > 0)
+    assert decided.resolved() == decided
+
+
 def test_bad_settings_are_refused_before_anything_is_written(tmp_path):
     for changes, message in (
         ({"steps": 0}, "--steps must be at least 1"),
