@@ -3,6 +3,7 @@
 import ctypes
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -46,6 +47,7 @@ def accelerate(agent: Agent, speed: Speed, *, compiled: bool = False) -> Agent:
             group["fused"], group["foreach"] = True, False
             group["capturable"] = device.type == "cuda"
     if compiled:
+        warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf")  # the compiler's own
         for name in agent.hot:
             setattr(agent, name, _learning(getattr(agent, name)))
     if device.type == "cuda":
