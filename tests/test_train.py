@@ -89,10 +89,10 @@ def cut_after(monkeypatch, calls: int) -> None:
     [
         pytest.param("alda", 4, marks=pytest.mark.slow),
         ("alda", 20),
-        ("alda", 27),
+        pytest.param("alda", 27, marks=pytest.mark.slow),
         pytest.param("alda", 36, marks=pytest.mark.slow),
         ("alda", 61),
-        ("sac", 29),
+        pytest.param("sac", 29, marks=pytest.mark.slow),
         ("sac", 55),
     ],
 )
@@ -132,7 +132,7 @@ def test_more_environments_keep_the_ratio_of_updates_to_steps(uncut_pair):
 
 
 # In the first evaluation, at random steps, and in training.
-@pytest.mark.parametrize("calls", [pytest.param(4, marks=pytest.mark.slow), 23, 45])
+@pytest.mark.parametrize("calls", [*(pytest.param(n, marks=pytest.mark.slow) for n in (4, 23)), 45])
 def test_a_run_with_two_environments_can_be_cut_anywhere_too(uncut_pair, tmp_path, monkeypatch, calls):
     with monkeypatch.context() as patch:
         cut_after(patch, calls)
@@ -213,7 +213,7 @@ def test_learning_goes_on_while_an_evaluation_is_played(tmp_path, monkeypatch):
 
 
 # Amid an evaluation beside random steps, beside the burst, and beside training.
-@pytest.mark.parametrize("calls", [12, pytest.param(20, marks=pytest.mark.slow), 45])
+@pytest.mark.parametrize("calls", [*(pytest.param(n, marks=pytest.mark.slow) for n in (12, 20)), 45])
 def test_a_run_that_evaluates_beside_learning_can_be_cut_anywhere_too(uncut, tmp_path, monkeypatch, calls):
     config = config_for(tmp_path / "run", eval_workers=1, eval_beside=True)
     with monkeypatch.context() as patch:
@@ -401,6 +401,7 @@ def test_evaluation_changes_nothing_in_training(uncut, tmp_path):
     assert same(weights(tmp_path / "run"), weights(uncut["alda"]))
 
 
+@pytest.mark.slow
 def test_time_based_checkpoints_change_nothing(uncut, tmp_path):
     train(config_for(tmp_path / "run", checkpoint_minutes=0.0))
     assert same(weights(tmp_path / "run"), weights(uncut["alda"]))
