@@ -1,7 +1,6 @@
 """Processes that measure in turns: while one does, all others wait."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alda.bench.subject import Plan, Subject
+from alda.envs.pool import cause_of_death
 from alda.errors import UserError, WorkerError
 
 Pair = dict[str, Subject]  # plain and fast
@@ -82,7 +82,9 @@ class Child:
         try:
             worked, *what = self._connection.recv()
         except (EOFError, ConnectionError):
-            raise WorkerError(f"the process that measured {self.subject} died: {self._cause()}") from None
+            raise WorkerError(
+                f"the process that measured {self.subject} died: {cause_of_death(self.process.wait())}"
+            ) from None
         if worked:
             return what[0]
         name, message, trace = what
@@ -97,10 +99,6 @@ class Child:
         self.process.wait()
         assert self.process.stdin is not None
         self.process.stdin.close()
-
-    def _cause(self) -> str:
-        code = self.process.wait()
-        return f"it ended with exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
 
 
 @contextmanager
