@@ -63,8 +63,10 @@ class Config:
     """Where the run is kept (None: runs/TASK/METHOD/NAME/sSEED). Running the same command again resumes it."""
     name: str = "default"
     """Name of the variant, part of the default run directory."""
+    train_shift: str = "train"
+    """World to train in: the plain task (train), or a shifted one, as in SVEA trained on color_easy."""
     shifts: tuple[str, ...] = ("train", "color_hard")
-    """Worlds to evaluate in while training; `alda envs` lists them."""
+    """Worlds to evaluate in while training; `alda envs` lists them. train is always the plain task."""
     eval_every: int = 10_000
     """Agent steps between evaluations; there is one before and one after training as well."""
     eval_episodes: int = 10
@@ -147,7 +149,7 @@ class Config:
         split_task(self.env.task)
         if not self.shifts:
             raise UserError("--shifts needs at least one world to evaluate in")
-        for shift in self.shifts:
+        for shift in (self.train_shift, *self.shifts):
             make_shift(shift=shift, data=self.data, **vars(self.env))
         for name, value in {**vars(self), **_named("agent", self.agent), **_named("env", self.env)}.items():
             flag = "--" + name.replace("_", "-")

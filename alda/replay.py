@@ -1,11 +1,11 @@
 """Replay memory: every frame stored once, stacks rebuilt when sampled, episodes of any length.
 
 Observations are written one after another into a ring of slots. Slot s keeps the newest frame of an observation with
-the action, reward and termination that led to it, and the slot of the observation before it: its own, where an episode
-begins, so that the first frame is repeated as the environment does. Following these links rebuilds a stack, however
-many environments write in turns. A transition is named by the slot of its next observation, and a table lists those
-slots, so that sampling is arithmetic and a few gathers: no mask, no search, nothing that makes the host wait for the
-device.
+the action, reward and termination that led to it, the slot that its environment wrote before, and whether an episode
+begins. Following these links rebuilds a sequence, however many environments write in turns, and a stack, in which the
+first frame of an episode is repeated as the environment does. A transition is named by the slot of its next
+observation, and a table lists those slots, so that sampling is arithmetic and a few gathers: no mask, no search,
+nothing that makes the host wait for the device.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor
 from alda.errors import UserError
 from alda.files import read_tensors, write_tensors
 from alda.stopwatch import Stopwatch
-from alda.types import EnvSpec, Transition
+from alda.types import EnvSpec, Sequence, Transition
 
 _FILE_SLOTS = 8_192  # slots per file of a saved replay: 100 MB at 64x64
 
@@ -57,7 +57,7 @@ class Replay:
         self.added = 0  # transitions added since the beginning
         self.oldest = 0  # the first of them that can still be sampled
         self._missing = 0  # slots before this one were overwritten before the replay was saved
-        self._newest = [0] * num_envs  # slot of each environment's newest observation
+        self._newest = [-1] * num_envs  # slot of each environment's newest observation
         self._slot_of = np.zeros(self.slots, np.int64)  # transition -> slot of its next observation
         self._store = self._reserved()
         self._files: list[tuple[int, int]] = []  # slot ranges already saved
@@ -73,8 +73,7 @@ class Replay:
 
     def add_first(self, obs: UInt8[Tensor, "f c h w"], env: int = 0) -> None:
         """An episode of one environment begins."""
-        self._newest[env] = self.written
-        self._write(obs, torch.zeros(self.spec.action_dim), 0.0, False, env)
+        self._write(obs, torch.zeros(self.spec.action_dim), 0.0, False, env, first=True)
 
     def add(
         self,
@@ -85,7 +84,7 @@ class Replay:
         env: int = 0,
     ) -> None:
         """One step of it: what was done, and what came of it."""
-        self._write(next_obs, action, reward, terminated, env)
+        self._write(next_obs, action, reward, terminated, env, first=False)
         entry = self.added % self.slots
         self._slot_of[entry] = self.written - 1
         self._store["transition"][entry].fill_(self.written - 1)
@@ -103,7 +102,8 @@ class Replay:
         place = slot % self.slots
         steps = [place]
         for _ in range(self.spec.frames):
-            steps.append(self._store["previous"][steps[-1]] % self.slots)
+            now = steps[-1]
+            steps.append(torch.where(self._store["first"][now], now, self._store["before"][now] % self.slots))
         window = torch.stack(steps[::-1], dim=1)  # [B, F+1]
         frames = self._store["frame"][window].to(self.learner)  # [B, F+1, C, H, W]
         action, reward, terminated = (
@@ -111,6 +111,27 @@ class Replay:
         )
         discount = self.discount * (~terminated).float()
         return Transition(frames[:, :-1], action, reward, discount, next_obs=frames[:, 1:])
+
+    def sample_sequences(self, batch_size: int, length: int) -> Sequence:
+        """Runs of `length` consecutive steps of one environment, uniformly, on the learner's device.
+
+        They go on from one episode to the next. What would begin before the environment's first observation begins
+        with repetitions of it, each marked as the first of an episode. Raises UserError where the replay is too small.
+        """
+        with self.stopwatch("sample"):
+            return self._sample_sequences(batch_size, length)
+
+    def _sample_sequences(self, batch_size: int, length: int) -> Sequence:
+        gone = self.written > self.slots or self._missing
+        oldest = self.oldest + length * len(self._newest) if gone else 0  # before it, links may lead to what is gone
+        if oldest >= self.added:
+            raise UserError(f"sequences of {length} steps need a larger --replay-capacity")
+        pick = torch.randint(oldest, self.added, (batch_size,), device=self.device)
+        steps = [self._store["transition"][pick % self.slots] % self.slots]
+        for _ in range(length - 1):
+            steps.append(self._store["before"][steps[-1]] % self.slots)
+        window = torch.stack(steps[::-1], dim=1)  # [B, T]
+        return Sequence(*(self._store[name][window].to(self.learner) for name in Sequence._fields))
 
     def newest_frame(self, env: int = 0) -> UInt8[Tensor, "c h w"]:
         """The frame that an environment added last."""
@@ -150,7 +171,7 @@ class Replay:
                 self._store[name][place] = values.to(self.device)
             self.written = last
             slots = torch.arange(first, last)
-            self._list_transitions(slots[content["previous"] != slots])
+            self._list_transitions(slots[~content["first"]])
         self._newest = list(saved["newest"])
 
     def prune(self, folder: Path) -> None:
@@ -160,13 +181,14 @@ class Replay:
             if path.name not in needed:
                 path.unlink()
 
-    def _write(self, obs: Tensor, action: Tensor, reward: float, terminated: bool, env: int) -> None:
+    def _write(self, obs: Tensor, action: Tensor, reward: float, terminated: bool, env: int, *, first: bool) -> None:
         place = self.written % self.slots
         self._store["frame"][place].copy_(obs[-1], non_blocking=True)
         self._store["action"][place].copy_(action, non_blocking=True)
         self._store["reward"][place].fill_(reward)  # filling waits for no device, assigning may
         self._store["terminated"][place].fill_(terminated)
-        self._store["previous"][place].fill_(self._newest[env])
+        self._store["first"][place].fill_(first)
+        self._store["before"][place].fill_(self._newest[env] if self._newest[env] >= 0 else self.written)
         self._newest[env] = self.written
         self.written += 1
         self._forget()
@@ -230,7 +252,8 @@ def _layout(spec: EnvSpec, *, saved: bool = False) -> dict[str, tuple[tuple[int,
         "action": ((spec.action_dim,), torch.float32),
         "reward": ((), torch.float32),
         "terminated": ((), torch.bool),
-        "previous": ((), torch.int64),
+        "first": ((), torch.bool),
+        "before": ((), torch.int64),
     }
     return layout if saved else layout | {"transition": ((), torch.int64)}
 

@@ -11,13 +11,14 @@ import numpy as np
 import psutil
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from alda.agents import Agent, make_agent
 from alda.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from alda.config import Config, differences, from_json, load_config, spec_of, to_json
 from alda.console import Display
 from alda.envs.pool import LocalPool, Pool, Result, open_pool
-from alda.errors import UserError, WorkerError
+from alda.errors import LearningError, UserError, WorkerError
 from alda.evaluate import Episode, Evaluation, Job, episode_seeds
 from alda.fast import Beside, accelerate, settle
 from alda.files import write_json
@@ -78,6 +79,11 @@ def train(config: Config, make_display: Callable[[int, int], Display] = Display)
                 run.display.say(f"stopped at step {run.at.step:,}" + (" and saved" if run.saved else ""))
                 run.display.say("the same command goes on from " + ("here" if run.saved else "the checkpoint before"))
                 raise SystemExit(128 + caught[0] if run.saved else 1) from None
+            except LearningError as error:
+                if error.sound:
+                    run.save()
+                run.display.say(f"stopped at step {run.at.step:,}: {error}; the last checkpoint is kept")
+                raise SystemExit(1) from error
             except (OSError, WorkerError) as error:
                 run.display.say(f"stopped at step {run.at.step:,}: {error}; the last checkpoint is kept")
                 raise SystemExit(1) from error
@@ -102,10 +108,11 @@ class Run:
         self.config, self.worlds, self.caught, self.run_dir = config, worlds, caught, config.run_dir
         self.device = torch.device(config.device)
         torch.manual_seed(config.seed)
-        env = config.make_env(seed=config.seed)
+        env = config.make_env(config.train_shift, config.seed)
         self.spec, self.fps = spec_of(env), env.metadata["render_fps"]
         self.watch = Stopwatch()
         self.agent = self._new_agent()
+        prepared = self.agent.prepare(config.data)
         capacity = min(config.replay_capacity, config.steps)
         self.replay = Replay(
             self.spec,
@@ -164,7 +171,9 @@ class Run:
                 )
             write_json(self.run_dir / "config.json", to_json(config))
             self.logger = Logger(self.run_dir, config.device)
-            write_json(self.run_dir / "meta.json", {"spec": vars(self.spec), **describe_machine(config.device)})
+            write_json(
+                self.run_dir / "meta.json", {"spec": vars(self.spec), **prepared, **describe_machine(config.device)}
+            )
 
     def loop(self) -> None:
         at, config = self.at, self.config
@@ -204,6 +213,8 @@ class Run:
                     self.logger.log(self.agent.update(self.replay, at.due))
                 at.updates += 1
                 at.updates_left -= 1
+                if at.updates_left and at.updates % config.log_every == 0:
+                    self.log()
                 self.breathe()
             self.follow_evaluation()
             self.take_actions()
@@ -220,8 +231,14 @@ class Run:
             obs = torch.from_numpy(self.result_of(i).obs)
             self.obs[i], self.actions[i] = obs, []
             self.replay.add_first(obs, env=i)
-        assert len(self.obs) == 1 or self.state is None, "an agent with a state plays one environment at a time"
-        self.state = self.agent.initial_state(num_envs=len(self.obs))
+        fresh = torch.zeros(len(self.obs), dtype=torch.bool, device=self.device)
+        fresh[new] = True
+
+        def begun(start: Tensor, now: Tensor) -> Tensor:
+            return torch.where(fresh.view(-1, *[1] * (now.ndim - 1)), start, now)
+
+        start = self.agent.initial_state(num_envs=len(self.obs))
+        self.state = start if self.state is None else tree_map(begun, start, self.state)
 
     def choose_actions(self) -> None:
         if self.at.step < self.config.agent.random_steps:
@@ -231,10 +248,7 @@ class Run:
             actions, self.state = self.agent.act(obs, self.state, explore=True)
             self.action = actions.cpu()
             if not self.action.isfinite().all():
-                self.display.say(
-                    f"stopped at step {self.at.step:,}: the policy has diverged, its actions are not numbers"
-                )
-                raise SystemExit(1)
+                raise LearningError("the policy has diverged, its actions are not numbers", sound=False)
 
     def send_actions(self) -> None:
         assert self.action is not None
@@ -403,10 +417,10 @@ class Run:
             self.at = Position(**saved["position"])
         except TypeError as error:
             raise UserError(f"the checkpoint in {self.run_dir} is from another version of alda: {error}") from error
-        self.state, self.action = saved["policy_state"], saved["action"]
+        self.state, self.action = tree_map(self._to_device, saved["policy_state"]), saved["action"]
         self._replay_episodes(saved["playing"], saved["actions"])
         if under_way := saved["evaluation"]:  # begins again: its episodes depend on their seeds and the weights alone
-            weights = {name: value.to(self.device) for name, value in under_way["weights"].items()}
+            weights = tree_map(self._to_device, under_way["weights"])
             self.play(weights, under_way["when"], filmed=under_way["filmed"])
         torch.set_rng_state(saved["random"]["cpu"])
         if "cuda" in saved["random"] and self.device.type == "cuda":
@@ -431,9 +445,12 @@ class Run:
         agent = make_agent(self.config.agent, self.spec).to(self.device)
         return accelerate(agent, self.config.speed, compiled=self.config.compile)
 
+    def _to_device(self, saved: Tensor) -> Tensor:
+        return saved.to(self.device)
+
     def _reset(self, i: int) -> None:
         seed = np.random.SeedSequence([self.config.seed, self.at.episodes[i], 0]).generate_state(1)[0]
-        self.collector.reset(i, "train", int(seed), role="training")
+        self.collector.reset(i, self.config.train_shift, int(seed), role="training")
 
     def _when(self) -> dict[str, int]:
         repeat = self.config.env.action_repeat or 1

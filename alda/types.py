@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 Metrics = dict[str, Tensor]  # name -> 0-d tensor, left on the device until the logger flushes
@@ -33,3 +33,17 @@ class Transition(NamedTuple):
     reward: Float[Tensor, " b"]
     discount: Float[Tensor, " b"]  # gamma * (1 - terminated): what multiplies the bootstrap value
     next_obs: UInt8[Tensor, "b f c h w"]
+
+
+class Sequence(NamedTuple):
+    """Consecutive agent steps of one environment, as world models learn from them. T steps, the earliest first.
+
+    Entry t is a frame with the action that led to it and the reward that came with it. Where `first` is set an episode
+    begins: nothing led there, and action and reward are zero.
+    """
+
+    frame: UInt8[Tensor, "b t c h w"]
+    action: Float[Tensor, "b t a"]
+    reward: Float[Tensor, "b t"]
+    terminated: Bool[Tensor, "b t"]
+    first: Bool[Tensor, "b t"]

@@ -4,6 +4,10 @@ import pytest
 import torch
 
 import alda
+from alda import agents
+from alda.agents import AGENTS, Agent
+from alda.envs.data import Data
+from alda.fast import Speed, accelerate
 from alda.replay import Replay
 from alda.types import EnvSpec
 
@@ -11,7 +15,16 @@ torch.set_num_threads(1)  # tests run side by side
 
 SPEC = EnvSpec(frames=3, image_size=64, action_dim=2)
 SHARED = Path(__file__).parents[2] / "shared"
-SMALL = {"batch_size": 4, "hidden_dim": 16, "embed_dim": 8, "random_steps": 5}  # of any agent
+SMALL = {"batch_size": 4, "hidden_dim": 16, "embed_dim": 8, "random_steps": 5}  # of any agent on SAC's backbone
+SMALL_OF: dict[str, dict] = {}  # of others, and what else makes one small, by method
+
+
+def make_agent(name: str, speed: Speed = "plain", spec: EnvSpec = SPEC, **config) -> Agent:
+    """A small agent of any method, ready to learn; equal for equal arguments."""
+    torch.manual_seed(0)
+    agent = agents.make_agent(AGENTS[name][0](**{**SMALL, **SMALL_OF.get(name, {}), **config}), spec)
+    agent.prepare(Data())
+    return accelerate(agent, speed)
 
 
 def fill(replay: Replay, steps: int = 60, length: int = 20, seed: int = 1) -> Replay:

@@ -6,20 +6,15 @@ from copy import deepcopy
 
 import pytest
 import torch
-from conftest import SMALL, SPEC, fill
+from conftest import SPEC, fill
+from conftest import make_agent as make
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import alda.agents
-from alda.agents import AGENTS, Agent, make_agent
-from alda.fast import accelerate
+from alda.agents import AGENTS, Agent
 from alda.replay import Replay
 
 SPEEDS = ["plain", "fast"]
-
-
-def make(name, speed="plain", **config):
-    torch.manual_seed(0)
-    return accelerate(make_agent(AGENTS[name][0](**{**SMALL, **config}), SPEC), speed)
 
 
 @pytest.mark.parametrize("name", AGENTS)

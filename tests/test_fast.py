@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 from conftest import SMALL, SPEC
+from conftest import make_agent as make
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -61,11 +62,6 @@ class Tape(TorchDispatchMode):
                 output.copy_(new[id(output)])
 
 
-def make(name, **config):
-    torch.manual_seed(0)
-    return accelerate(make_agent(AGENTS[name][0](**{**SMALL, **config}), SPEC), "fast")
-
-
 def everything(agent):
     """All that learning changes."""
     states = [s for o in agent.optimizers.values() for s in o.state.values()]
@@ -75,7 +71,7 @@ def everything(agent):
 @pytest.mark.parametrize("name", AGENTS)
 def test_learning_and_acting_survive_being_captured(name, replay):
     """Bit for bit, over every set of switches; a value kept in Python, a branch or a copy to the host would show."""
-    eager, captured = make(name), make(name)
+    eager, captured = make(name, "fast"), make(name, "fast")
     recordings = []
 
     def record(call):

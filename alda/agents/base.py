@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from alda.envs.data import Data
 from alda.replay import Replay
 from alda.types import Metrics
 
@@ -25,6 +26,10 @@ class AgentConfig:
     discount: float = 0.99
     """Discount factor per agent step."""
 
+    def steady(self) -> "AgentConfig":
+        """The same learning, without what comes before it and evenly spread over the steps: what benchmarks measure."""
+        return replace(self, random_steps=2)
+
 
 class Agent(nn.Module, ABC):
     """Acts on pixels and learns from replay.
@@ -39,6 +44,10 @@ class Agent(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.optimizers: dict[str, Optimizer] = {}
+
+    def prepare(self, data: Data) -> dict[str, Any]:
+        """Gets what learning needs from outside the replay, once, before it begins; says what that is, for records."""
+        return {}
 
     def updates_due(self, step: int) -> int:
         """How many learning steps to take at this agent step."""
@@ -64,17 +73,24 @@ class Agent(nn.Module, ABC):
         """What the agent believes the newest frame looks like; None where a method has no decoder."""
         return None
 
+    def traverse(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "l v c h w"] | None:
+        """Each latent of the first observation's newest frame led through its range, the others as they are, decoded;
+        None where a method has no latents or no decoder."""
+        return None
+
     def diagnose(self, obs: UInt8[Tensor, "b f c h w"]) -> Metrics:
         """Numbers about how the agent sees these observations, logged for every evaluated world."""
         return {}
 
-    def descend(self, *names: str, loss: Tensor) -> None:
-        """One gradient step of `loss` on everything the named optimisers own."""
+    def descend(self, *names: str, loss: Tensor, max_norm: float | None = None) -> None:
+        """One gradient step of `loss` on everything the named optimisers own, with a gradient of norm max_norm at most."""
         optimizers = [self.optimizers[name] for name in names]
         owned = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward(inputs=owned)
+        if max_norm is not None:
+            nn.utils.clip_grad_norm_(owned, max_norm)
         for optimizer in optimizers:
             optimizer.step()
 

@@ -81,14 +81,19 @@ class FrameDecoder(nn.Module):
 
 
 class StackEncoder(nn.Module):
-    """A stack of frames -> flat features: eleven 3x3 convolutions, the first of stride 2 (DMControl-GB's SAC)."""
+    """A stack of frames -> flat features: 3x3 convolutions, the first of stride 2.
 
-    def __init__(self, frames: int, image_size: int, channels: int = 32, depth: int = 11) -> None:
+    depth 11 and no activation after the last is DMControl-GB's SAC; depth 4 with one (last_relu) that of SAC+AE.
+    """
+
+    def __init__(
+        self, frames: int, image_size: int, channels: int = 32, depth: int = 11, *, last_relu: bool = False
+    ) -> None:
         super().__init__()
         convs: list[nn.Module] = [nn.Conv2d(3 * frames, channels, 3, 2)]
         for _ in range(depth - 1):
             convs += [nn.ReLU(), nn.Conv2d(channels, channels, 3)]
-        self.convs = Convolutions(*convs, nn.Flatten())
+        self.convs = Convolutions(*convs, *[nn.ReLU()] * last_relu, nn.Flatten())
         side = (image_size - 3) // 2 + 1 - 2 * (depth - 1)
         if side < 1:
             raise UserError(f"{depth} convolutions need larger images than {image_size}x{image_size} pixels")

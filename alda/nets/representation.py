@@ -40,11 +40,11 @@ class Representation(nn.Module, ABC):
 
 
 class PixelEncoder(Representation):
-    """Convolutions over the stacked frames."""
+    """Convolutions over the stacked frames; depth and last_relu as of StackEncoder."""
 
-    def __init__(self, spec: EnvSpec) -> None:
+    def __init__(self, spec: EnvSpec, depth: int = 11, *, last_relu: bool = False) -> None:
         super().__init__()
-        self.net = StackEncoder(spec.frames, spec.image_size)
+        self.net = StackEncoder(spec.frames, spec.image_size, depth=depth, last_relu=last_relu)
         self.out_dim = self.net.out_dim
 
     def forward(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b d"]:
