@@ -83,7 +83,7 @@ class Agent(nn.Module, ABC):
         return {}
 
     def descend(self, *names: str, loss: Tensor, max_norm: float | None = None) -> None:
-        """One gradient step of `loss` on everything the named optimisers own, with a gradient of norm max_norm at most."""
+        """One gradient step of `loss` on everything the named optimisers own; its gradient norm is at most max_norm."""
         optimizers = [self.optimizers[name] for name in names]
         owned = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
         for optimizer in optimizers:
