@@ -14,16 +14,12 @@ def train(words: list[str]) -> None:
     """train an agent on a task, or go on training it"""
     import tyro
 
-    from alda.agents import AGENTS
-    from alda.config import Config
+    from alda.presets import presets
     from alda.side_by_side import train_seeds
     from alda.train import train as run
 
-    presets = {
-        name: ((sys.modules[agent.__module__].__doc__ or name).strip(), Config(agent=config()))
-        for name, (config, agent) in AGENTS.items()
-    }
-    config = tyro.extras.overridable_config_cli(presets, prog="alda train", args=words)
+    choices = {name: (preset.description, preset.config) for name, preset in presets().items()}
+    config = tyro.extras.overridable_config_cli(choices, prog="alda train", args=words)
     (train_seeds if config.seeds else run)(config)
 
 
@@ -208,11 +204,11 @@ def bench(words: list[str]) -> None:
     @dataclass
     class Options:
         methods: tuple[str, ...] = ("alda",)
-        """Methods to measure, by their names in `alda train`."""
+        """Methods and variants to measure, by their names in `alda train`; all: every method."""
         task: str = "walker_walk"
         """dm_control task whose environment is stepped."""
-        batch_size: int = 128
-        """Transitions per update."""
+        batch_size: int | None = None
+        """Transitions per update (None: each method's own; repo counts sequences)."""
         rounds: int = 5
         """Blocks of updates, and of environment steps, for each speed; plain and fast take turns."""
         seconds: float = 3.0

@@ -1,12 +1,21 @@
 """Frames side by side, with words to them."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 _GAP, _LINE, _FONT = 4, 15, 12  # screen pixels: between tiles, a line of words, its letters
+
+
+def write_traversal(path: Path, traversal: UInt8[np.ndarray, "l v c h w"]) -> None:
+    """A row for each latent, led from the lowest value to the highest, as a PNG."""
+    ends = [""] * (traversal.shape[1] - 2)
+    labels = [f"latent {i}" for i in range(len(traversal))]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet(list(map(list, traversal)), ["lowest", *ends, "highest"], labels, scale=1).save(path)
 
 
 def sheet(

@@ -23,6 +23,7 @@ from alda.evaluate import Episode, Evaluation, Job, episode_seeds
 from alda.fast import Beside, accelerate, settle
 from alda.files import write_json
 from alda.logger import Logger, read_metrics
+from alda.pictures import write_traversal
 from alda.process import collected_signals, only_one
 from alda.records import World, describe_machine
 from alda.replay import Replay
@@ -362,6 +363,8 @@ class Run:
         if filmed:
             path = self.run_dir / "videos" / f"{when['step']:09d}_{shift}"
             write_video(path, side_by_side(agent, episode.observations), self.fps)
+        if shift == self.config.shifts[0] and (traversal := agent.traverse(seen)) is not None:
+            write_traversal(self.run_dir / "traversals" / f"{when['step']:09d}.png", traversal.cpu().numpy())
         return {f"eval/{shift}/{name}": value.item() for name, value in agent.diagnose(seen).items()}
 
     def breathe(self) -> None:

@@ -2,10 +2,12 @@ import pytest
 import torch
 from conftest import SPEC, fill
 from reference import Reference
+from torch.nn.functional import softplus
 
-from alda.agents.alda import ALDA, ALDAConfig, psnr
+from alda.agents.alda import ALDA, TRAVERSED, ALDAConfig, psnr
 from alda.agents.base import parameters_of
 from alda.replay import Replay
+from alda.types import Transition
 
 SIZES = {"hidden_dim": 32, "batch_size": 6}
 
@@ -75,6 +77,10 @@ class SameBatch(Replay):
         (3, {"codebook_grad": "critic+quant"}),
         (3, {"critic_grad": "ste"}),
         (3, {"critic_grad": "soft", "beta": 10.0, "recon_frames": "all"}),
+        (3, {"stack": "channels"}),
+        (3, {"stack": "channels", "critic_grad": "ste"}),
+        (3, {"latent": "quantized"}),
+        (3, {"latent": "bio"}),
     ],
 )
 def test_one_pass_over_the_frames_learns_what_two_passes_learn(updates, config):
@@ -127,6 +133,10 @@ AUTOENCODER = {"representation.encoder", "decoder"}
         ({"codebook_grad": "quant"}, CRITIC, AUTOENCODER | {"representation.memory"}),
         ({"critic_grad": "ste"}, CRITIC | {"representation.encoder"}, AUTOENCODER),
         ({"critic_grad": "soft", "beta": 10.0}, CRITIC | {"representation.encoder"}, AUTOENCODER),
+        ({"latent": "quantized"}, CRITIC, AUTOENCODER | {"representation.memory"}),
+        ({"latent": "identity", "critic_grad": "ste"}, CRITIC | {"representation.encoder"}, AUTOENCODER),
+        ({"latent": "bio"}, CRITIC, AUTOENCODER),
+        ({"stack": "channels"}, {"critic"}, AUTOENCODER),
     ],
 )
 def test_each_loss_trains_exactly_its_own_parts(config, by_critic, by_autoencoder):
@@ -218,3 +228,50 @@ def test_reconstruct_and_diagnose_look_at_the_newest_frame():
     assert agent.diagnose(obs) == agent.diagnose(other)
     image = agent.reconstruct(obs).float() / 255
     assert agent.diagnose(obs)["psnr"].item() == pytest.approx(psnr(image, obs[:, -1] / 255).item(), abs=0.05)
+
+
+def test_a_stack_of_channels_has_one_code_that_stands_for_all_its_frames():
+    torch.manual_seed(0)
+    agent = ALDA(ALDAConfig(**SIZES, stack="channels"), SPEC)
+    obs = fill(Replay(SPEC, 100, 0.99)).sample(3).obs
+    stack = obs.flatten(1, 2).float() / 255
+    code = agent.representation.memory(agent.representation.encoder(stack)).policy
+    assert torch.equal(agent.representation(obs), code)  # what actor and critic read
+    assert code.shape == (3, 12)
+    logits = agent.decoder(code)
+    assert logits.shape == (3, 9, 64, 64)
+    assert torch.equal(agent.reconstruct(obs), (logits[:, 6:].sigmoid() * 255).round().byte())
+    metrics = agent.update_representation(obs_only(obs), agent.representation.both_ends(obs_only(obs)))
+    truth = (stack * softplus(-logits) + (1 - stack) * softplus(logits)).mean()
+    assert metrics["autoencoder/reconstruction"].item() == pytest.approx(truth.item(), rel=1e-4)
+
+
+def obs_only(obs):
+    nothing = torch.zeros(len(obs))
+    return Transition(obs, torch.zeros(len(obs), SPEC.action_dim), nothing, nothing, obs)
+
+
+@pytest.mark.parametrize("stack", ["history", "channels"])
+def test_a_traversal_leads_one_latent_through_its_range_and_leaves_the_others(stack):
+    torch.manual_seed(0)
+    agent = ALDA(ALDAConfig(**SIZES, stack=stack), SPEC)
+    obs = fill(Replay(SPEC, 100, 0.99)).sample(3).obs
+    pictures = agent.traverse(obs)
+    assert pictures.shape == (12, TRAVERSED, 3, 64, 64)
+    code = agent.representation.memory(agent.representation.newest(obs[:1])).decode.detach()
+    for latent, value in ((0, 0), (7, 3), (11, 8)):
+        changed = code.clone()
+        changed[0, latent] = torch.linspace(-1, 1, TRAVERSED)[value]
+        expected = agent.decoder(changed)[0, -3:].sigmoid() * 255
+        assert (pictures[latent, value] - expected).abs().max() <= 0.51
+
+
+def test_bioae_adds_the_weights_of_its_decoder_to_the_loss():
+    torch.manual_seed(0)
+    agent = ALDA(ALDAConfig(**SIZES, latent="bio"), SPEC)
+    batch = fill(Replay(SPEC, 100, 0.99)).sample(4)
+    dense = sum(p.square().sum().item() for n, p in agent.decoder.head.named_parameters() if n.endswith("weight"))
+    metrics = agent.update_representation(batch, agent.representation.both_ends(batch))
+    rest = metrics["autoencoder/loss"] - metrics["autoencoder/reconstruction"]
+    expected = (0.5 * metrics["autoencoder/energy"].item() + 0.03 * dense) / 12_288
+    assert rest.item() == pytest.approx(expected, rel=1e-3)

@@ -15,6 +15,18 @@ from alda.agents import AGENTS, Agent
 from alda.replay import Replay
 
 SPEEDS = ["plain", "fast"]
+MOST_UPDATES = 10  # in which a small agent of any method comes to all of its stages
+
+# Which optimisers a loss steps, and what moves.
+SAC_HEADS = {"actor": {"actor"}, "temperature": {"log_temperature"}}
+OWNED = {
+    "alda": {
+        "critic": {"critic", "representation.history"},
+        "autoencoder": {"representation.encoder", "decoder"},
+        **SAC_HEADS,
+    },
+    "sac": {"critic": {"critic", "representation.net"}, **SAC_HEADS},
+}
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -81,7 +93,9 @@ def test_hot_methods_never_wait_for_the_device(name, replay):
         setattr(agent, method, guard)
     with mode:
         replay.sample(4)
-    agent.update(replay, 0)
+        replay.sample_sequences(4, 5)
+    for step in range(MOST_UPDATES):
+        agent.update(replay, step)
     assert set(guarded) == set(agent.hot)
     with pytest.raises(AssertionError, match="waits for the device"), mode:
         torch.ones(()).item()
@@ -139,6 +153,35 @@ def test_only_image_layers_run_at_low_precision(replay):
 
 
 @pytest.mark.parametrize("name", AGENTS)
+def test_every_loss_trains_exactly_its_own_parts(name, replay):
+    agent, found = make(name), {}
+    descend = agent.descend
+
+    def observed(*names, **options):
+        before = {key: p.clone() for key, p in agent.named_parameters()}
+        descend(*names, **options)
+        moved = {part_of(key) for key, p in agent.named_parameters() if not torch.equal(p, before[key])}
+        found.setdefault("+".join(names), set()).update(moved)
+
+    agent.descend = observed
+    for step in range(MOST_UPDATES):
+        agent.update(replay, step)
+    assert found == OWNED[name]
+    learned = set().union(*found.values())
+    fresh = dict(make(name).named_parameters())
+    moved = {part_of(key) for key, p in agent.named_parameters() if not torch.equal(p, fresh[key])}
+    assert {part for part in moved - learned if not part.startswith("target_")} == set()
+
+
+def part_of(parameter):
+    parts = parameter.split(".")
+    return ".".join(parts[:2]) if parts[0] == "representation" else parts[0]
+
+
+OWN_SCHEDULE = {name for name, (_, agent) in AGENTS.items() if agent.updates_due is not Agent.updates_due}
+
+
+@pytest.mark.parametrize("name", sorted(set(AGENTS) - OWN_SCHEDULE))
 def test_learning_starts_with_as_many_updates_as_random_steps(name):
     agent = make(name, random_steps=1_000)
     due = [agent.updates_due(step) for step in range(1_100)]
@@ -183,19 +226,6 @@ def test_td_target_and_critic_loss_are_their_equations(replay):
     assert loss.item() == pytest.approx(
         (((q[0] - target) ** 2).mean() + ((q[1] - target) ** 2).mean()).item(), rel=1e-5
     )
-
-
-def test_sac_losses_train_their_own_parts(replay):
-    agent, batch = make("sac"), replay.sample(4)
-
-    def moved(update):
-        before = {name: p.clone() for name, p in agent.named_parameters()}
-        update()
-        return {n.split(".")[0] for n, p in agent.named_parameters() if not torch.equal(p, before[n])}
-
-    ends = agent.representation.both_ends(batch)
-    assert moved(lambda: agent.update_critic(batch, ends)) == {"critic", "representation"}
-    assert moved(lambda: agent.update_actor(batch)) == {"actor", "log_temperature"}
 
 
 def test_temperature_falls_while_the_policy_is_too_random(replay):

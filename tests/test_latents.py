@@ -1,4 +1,5 @@
 import importlib
+import inspect
 import pkgutil
 
 import pytest
@@ -7,6 +8,10 @@ import torch
 import alda.latents
 from alda.errors import UserError
 from alda.latents import LATENTS, AssociativeLatent, LatentConfig, LatentModel, make_latent
+from alda.latents.bio import BioLatent, BioPenaltyLatent
+from alda.latents.controls import ClampLatent, FSQLatent, IdentityLatent
+from alda.latents.quantized import QuantizedLatent
+from alda.nets.conv import FrameDecoder
 
 BETAS = [1.0, 10.0, 50.0, 100.0]
 
@@ -66,23 +71,22 @@ def test_decoder_gradient_passes_straight_through():
     assert torch.equal(gradient, torch.arange(5.0).expand_as(x))
 
 
+def reached(value, *tensors):
+    """Which of the tensors a value has a gradient to."""
+    if not value.requires_grad:
+        return (False,) * len(tensors)
+    found = torch.autograd.grad(value.sum(), tensors, allow_unused=True, retain_graph=True)
+    return tuple(g is not None and bool(g.abs().sum() > 0) for g in found)
+
+
 def gradients(**switches):
     """Which of (encoder, codebook) the critic's view and the regulariser reach."""
     x = encoded(scale=0.9).requires_grad_()
     memory = AssociativeLatent(LatentConfig(num_latents=5, beta=5.0, **switches))
     output = memory(x)
-
-    def reached(value):
-        if not value.requires_grad:
-            return (False, False)
-        found = (
-            torch.autograd.grad(value.sum(), [x, memory.values], allow_unused=True, retain_graph=True)
-            if memory.values.requires_grad
-            else (*torch.autograd.grad(value.sum(), [x], allow_unused=True, retain_graph=True), None)
-        )
-        return tuple(g is not None and bool(g.abs().sum() > 0) for g in found)
-
-    return reached(output.policy), reached(output.loss)
+    if not memory.values.requires_grad:
+        return (*reached(output.policy, x), False), (*reached(output.loss, x), False)
+    return reached(output.policy, x, memory.values), reached(output.loss, x, memory.values)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +143,122 @@ def test_every_latent_model_is_registered():
     found = set()
     for module in pkgutil.iter_modules(alda.latents.__path__):
         contents = vars(importlib.import_module(f"alda.latents.{module.name}")).values()
-        found |= {c for c in contents if isinstance(c, type) and issubclass(c, LatentModel) and c is not LatentModel}
+        models = {c for c in contents if isinstance(c, type) and issubclass(c, LatentModel)}
+        found |= {model for model in models if not inspect.isabstract(model)}
     assert found == set(LATENTS.values())
     with pytest.raises(UserError, match="known: associative"):
         make_latent("nonesuch", LatentConfig())
+
+
+@pytest.mark.parametrize("name", LATENTS)
+def test_every_latent_model_gives_codes_a_regulariser_and_a_range(name):
+    model, x = make_latent(name, LatentConfig(num_latents=5)), encoded()
+    output = model(x)
+    assert torch.equal(output.policy, output.decode)
+    assert not output.policy.requires_grad  # unless asked to, the critic reaches nothing
+    assert output.loss.ndim == 0
+    sweep = model.sweep(x, 7)
+    assert sweep.shape == (5, 7)
+    assert (sweep.diff() > 0).all()
+    assert (output.policy <= sweep[:, -1] + 1e-6).all()
+    assert (output.policy >= sweep[:, 0] - 1e-6).all()
+    for value in model.diagnose(x).values():
+        assert value.isfinite()
+
+
+@pytest.mark.parametrize("name", LATENTS)
+def test_the_decoder_reaches_the_encoder_always_and_the_critic_when_asked_to(name):
+    for critic_grad in ("none", "ste", "soft"):
+        x = encoded(scale=0.9).requires_grad_()
+        config = LatentConfig(num_latents=5, beta=5.0, critic_grad=critic_grad)
+        if (name, critic_grad) == ("quantized", "soft"):
+            with pytest.raises(UserError, match="no slope"):
+                make_latent(name, config)
+            continue
+        output = make_latent(name, config)(x)
+        assert reached(output.decode, x) == (True,)
+        assert reached(output.policy, x) == (critic_grad != "none",)
+
+
+def test_quantized_takes_the_nearest_value_one_scalar_at_a_time():
+    x = encoded(20)
+    model = QuantizedLatent(LatentConfig(num_latents=5))
+    with torch.no_grad():
+        model.values.add_(0.1 * torch.randn(5, 12, generator=torch.Generator().manual_seed(1)))
+    for n in range(20):
+        for j in range(5):
+            nearest = min(model.values[j].tolist(), key=lambda v: abs(v - x[n, j].item()))
+            assert model(x).policy[n, j].item() == pytest.approx(nearest, abs=1e-7)
+
+
+def test_quantisation_moves_values_to_what_they_stand_for_and_commitment_the_encoder():
+    x = torch.tensor([[0.1], [0.3], [0.9]], requires_grad=True)
+    config = LatentConfig(num_latents=1, num_values=2, codebook_range=(0.0, 1.0), lambda_commit=0.3, lambda_quant=0.6)
+    model = QuantizedLatent(config)  # 0.1, 0.3 -> 0; 0.9 -> 1
+    output = model(x)
+    assert output.loss.item() == pytest.approx(0.9 * (0.01 + 0.09 + 0.01) / 3)
+    by_x, by_values = torch.autograd.grad(output.loss, [x, model.values])
+    torch.testing.assert_close(by_x, 0.3 * 2 / 3 * torch.tensor([[0.1], [0.3], [-0.1]]))
+    torch.testing.assert_close(by_values, 0.6 * 2 / 3 * torch.tensor([[-0.4, 0.1]]))
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "got"),
+    [
+        ("associative", "own", "none"),
+        ("associative", "quant", "quant"),
+        ("quantized", "own", "quant"),
+        ("quantized", "none", "none"),
+        ("clamp", "own", "none"),
+    ],
+)
+def test_the_square_of_retrieval_and_quantisation_loss(name, asked, got):
+    model = make_latent(name, LatentConfig(num_latents=5, beta=5.0, codebook_grad=asked))
+    assert model.codebook_grad == got
+    if got == "quant":
+        assert reached(model(encoded()).loss, model.values) == (True,)
+    elif hasattr(model, "values"):
+        assert not model.values.requires_grad
+
+
+def test_a_codebook_that_is_not_there_cannot_learn():
+    with pytest.raises(UserError, match="needs a latent model with a codebook"):
+        make_latent("identity", LatentConfig(codebook_grad="quant"))
+
+
+def test_controls_clamp_and_round():
+    x = torch.tensor([[-3.0, -0.6, -0.1, 0.26, 0.9, 1.4]], requires_grad=True)
+    config = LatentConfig(num_latents=6, num_values=5, lambda_commit=1.0)  # -1, -.5, 0, .5, 1
+    clamped, rounded = ClampLatent(config)(x), FSQLatent(config)(x)
+    torch.testing.assert_close(clamped.policy, torch.tensor([[-1.0, -0.6, -0.1, 0.26, 0.9, 1.0]]))
+    torch.testing.assert_close(rounded.policy, torch.tensor([[-1.0, -0.5, 0.0, 0.5, 1.0, 1.0]]))
+    assert clamped.loss.item() == pytest.approx((4 + 0.16) / 6)
+    assert rounded.loss.item() == pytest.approx((4 + 0.01 + 0.01 + 0.0576 + 0.01 + 0.16) / 6)
+    assert torch.equal(torch.autograd.grad(clamped.decode.sum(), x)[0], torch.ones(1, 6))
+    inside = torch.tensor([[0.0, 1, 1, 1, 1, 0]])
+    assert torch.equal(torch.autograd.grad(rounded.decode.sum(), x)[0], inside)
+    soft = ClampLatent(LatentConfig(num_latents=6, critic_grad="soft"))(x).policy
+    assert torch.equal(torch.autograd.grad(soft.sum(), x)[0], inside)
+    assert torch.equal(IdentityLatent(config)(x).decode, x)
+    assert IdentityLatent(config)(x).loss == 0
+
+
+def test_rounding_equals_the_nearest_of_frozen_values():
+    x, config = encoded(1000), LatentConfig(num_latents=5, codebook_grad="none")
+    fsq = FSQLatent(LatentConfig(num_latents=5))
+    torch.testing.assert_close(fsq(x).policy, QuantizedLatent(config)(x).policy, rtol=0, atol=1e-6)
+
+
+def test_both_definitions_of_bioae():
+    x = torch.tensor([[-1.0, 2.0], [0.5, -3.0]])
+    config, decoder = LatentConfig(num_latents=2), FrameDecoder(2, 16)
+    bio = BioLatent(config)
+    assert bio(x).policy.tolist() == [[0.0, 2.0], [0.5, 0.0]]
+    assert 12_288 * bio(x).loss.item() == pytest.approx(0.5 * (4 + 0.25) / 2)
+    dense = [p for name, p in decoder.named_parameters() if name.startswith("head") and name.endswith("weight")]
+    assert len(dense) == 3
+    assert 12_288 * bio.decoder_loss(decoder).item() == pytest.approx(0.03 * sum((p**2).sum().item() for p in dense))
+    penalty = BioPenaltyLatent(config)
+    assert penalty(x).policy.tolist() == x.tolist()
+    assert penalty(x).loss.item() == pytest.approx((1 + 3) / 4 + 0.01 * (1 + 4 + 0.25 + 9) / 4)
+    assert penalty.decoder_loss(decoder) == 0

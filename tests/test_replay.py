@@ -206,3 +206,68 @@ def test_size_is_that_of_single_frames():
 def test_a_replay_too_large_for_the_machine_is_refused():
     with pytest.raises(UserError, match=r"needs 12\d\d\d\.\d GB, but cpu has .* GB free; use a smaller"):
         Replay(EnvSpec(3, 64, 6), 10**9, 0.99)
+
+
+def play_in_turns(replay, lengths, steps):
+    """Environments write step by step; what each wrote, in order: (frame, action, reward, terminated, first)."""
+    written, left, count = [[] for _ in lengths], [0] * len(lengths), 0
+    episodes = [iter(ends) for ends in lengths]
+    for _ in range(steps):
+        for i, ends in enumerate(episodes):
+            if left[i] == 0:
+                left[i], count = next(ends), count + 1
+                replay.add_first(torch.full((3, 3, 2, 2), count, dtype=torch.uint8), env=i)
+                written[i].append((count, 0.0, 0.0, False, True))
+        for i in range(len(lengths)):
+            left[i], count = left[i] - 1, count + 1
+            terminated = left[i] == 0 and count % 2 == 0
+            obs = torch.full((3, 3, 2, 2), count, dtype=torch.uint8)
+            replay.add(torch.tensor([float(count)]), count / 2, terminated, obs, env=i)
+            written[i].append((count, float(count), count / 2, terminated, False))
+    return written
+
+
+def runs_of(written, length):
+    """Every run of steps that ends with one that is not an episode's first, earlier ones of the first repeated."""
+    for steps in written:
+        padded = [steps[0]] * (length - 1) + steps
+        for end in range(len(steps)):
+            if not steps[end][-1]:
+                yield tuple(padded[end : end + length])
+
+
+def sampled_runs(replay, length, count=3_000):
+    batch = replay.sample_sequences(count, length)
+    assert batch.frame.shape == (count, length, 3, 2, 2)
+    parts = (batch.frame[:, :, 0, 0, 0], batch.action[..., 0], batch.reward, batch.terminated, batch.first)
+    return {tuple(zip(*(part[i].tolist() for part in parts), strict=True)) for i in range(count)}
+
+
+EPISODES = [[[7, 3, 12, 1, 9, 30]], [[7, 3, 12, 1, 30], [1, 1, 2, 25, 9]]]
+
+
+@pytest.mark.parametrize("lengths", EPISODES)
+def test_sequences_are_every_run_of_an_environment_and_no_other(lengths):
+    replay = Replay(SPEC, 400, 0.9, num_envs=len(lengths))
+    written = play_in_turns(replay, lengths, 30)
+    assert sampled_runs(replay, 5) == set(runs_of(written, 5))
+
+
+@pytest.mark.parametrize("lengths", EPISODES)
+def test_sequences_never_reach_what_was_overwritten(tmp_path, lengths):
+    replay = Replay(SPEC, 40, 0.9, num_envs=len(lengths))
+    written = play_in_turns(replay, lengths, 30 if len(lengths) > 1 else 60)
+    runs, every = sampled_runs(replay, 5), set(runs_of(written, 5))
+    assert runs <= every
+    assert len(runs) == len(replay) - 5 * len(lengths)  # all but those that may begin before what is kept
+    assert max(every, key=lambda run: run[-1][0]) in runs
+    loaded = Replay(SPEC, 40, 0.9, num_envs=len(lengths))
+    loaded.load(tmp_path, replay.save(tmp_path))
+    assert sampled_runs(loaded, 5) == runs
+
+
+def test_sequences_longer_than_what_is_kept_are_refused():
+    replay = Replay(SPEC, 20, 0.9)
+    play_in_turns(replay, [[100]], 60)
+    with pytest.raises(UserError, match="need a larger --replay-capacity"):
+        replay.sample_sequences(2, 60)

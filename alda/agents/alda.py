@@ -25,11 +25,17 @@ from alda.nets.mlp import Activation, initialize_
 from alda.nets.representation import Ends, Representation, to_float
 from alda.types import EnvSpec, Metrics, Transition
 
+TRAVERSED = 9  # pictures of each latent in a traversal
+
 
 @dataclass(frozen=True)
 class ALDAConfig(SACConfig, LatentConfig):
     latent: str = "associative"
-    """Latent model, by its name in alda.latents."""
+    """Latent model: associative (ALDA), quantized (QLAE), bio or bio_penalty (BioAE), identity (none), clamp and fsq
+    (what is left of association without a memory), or one of your own in alda.latents.LATENTS."""
+    stack: Literal["history", "channels"] = "history"
+    """How frames are put together. history: each has its own code, and a network reads the codes. channels: the stack
+    is one image with one code, which actor and critic read (ALDA(framestack))."""
     recon: Literal["bce", "mse"] = "bce"
     """Reconstruction loss on pixels in [0, 1], mean over pixels: cross-entropy (released) or squared error."""
     recon_frames: Literal["last", "all"] = "last"
@@ -53,7 +59,7 @@ class ALDA(SAC):
     def __init__(self, config: ALDAConfig, spec: EnvSpec) -> None:
         c = config
         super().__init__(c, spec, AssociativeEncoder(c, spec))
-        self.decoder = FrameDecoder(c.num_latents, spec.image_size, c.norm)
+        self.decoder = FrameDecoder(c.num_latents, spec.image_size, c.norm, self.representation.frames_per_image)
         self.decoder.apply(initialize_)
 
         trained = parameters_of(self.representation.encoder, self.decoder)
@@ -62,23 +68,25 @@ class ALDA(SAC):
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
         self.optimizers["autoencoder"] = AdamW(groups, c.learning_rate, weight_decay=c.weight_decay)
         self.autoencoder_optimizers: tuple[str, ...] = ("autoencoder",)
-        if values := parameters_of(self.representation.memory):
+        memory = self.representation.memory
+        if values := parameters_of(memory):
             self.optimizers["codebook"] = Adam(values, c.learning_rate)
-        if "critic" in c.codebook_grad:
+        if "critic" in memory.codebook_grad:
             self.critic_optimizers = (*self.critic_optimizers, "codebook")
-        if "quant" in c.codebook_grad:
+        if "quant" in memory.codebook_grad:
             self.autoencoder_optimizers = (*self.autoencoder_optimizers, "codebook")
 
     def update_representation(self, batch: Transition, ends: Ends) -> Metrics:
-        image = to_float(batch.obs[:, self.representation.reconstructed].flatten(0, 1))
-        encoded = self.representation.encoder(image) if ends.encoded is None else ends.encoded
-        latent = self.representation.memory(encoded)
+        seen, memory = self.representation, self.representation.memory
+        image = to_float(seen.images(batch.obs)[:, seen.reconstructed].flatten(0, 1))
+        encoded = seen.encoder(image) if ends.encoded is None else ends.encoded
+        latent = memory(encoded)
         logits = self.decoder(latent.decode)
         if self.config.recon == "bce":
             reconstruction = F.binary_cross_entropy_with_logits(logits, image)
         else:
             reconstruction = F.mse_loss(logits.sigmoid(), image)
-        loss = reconstruction + latent.loss
+        loss = reconstruction + latent.loss + memory.decoder_loss(self.decoder)
         self.descend(*self.autoencoder_optimizers, loss=loss)
         return {
             "autoencoder/loss": loss.detach(),
@@ -89,16 +97,26 @@ class ALDA(SAC):
 
     @torch.no_grad()
     def reconstruct(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "b c h w"]:
-        encoded = self.representation.encoder(to_float(obs[:, -1]))
-        logits = self.decoder(self.representation.memory(encoded).decode)
-        return (logits.sigmoid() * 255).round().to(torch.uint8)
+        return to_pixels(self._newest(self.representation.memory(self.representation.newest(obs)).decode))
+
+    @torch.no_grad()
+    def traverse(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "l v c h w"]:
+        """Over the range that the latent model gives, from the first of these observations."""
+        encoded, memory = self.representation.newest(obs), self.representation.memory
+        sweep = memory.sweep(encoded, TRAVERSED)  # [L, V]
+        codes = memory(encoded[:1]).decode.repeat(*sweep.shape, 1)  # [L, V, L]
+        codes.diagonal(dim1=0, dim2=2).copy_(sweep.T)
+        return to_pixels(self._newest(codes.flatten(0, 1))).unflatten(0, sweep.shape)
 
     @torch.no_grad()
     def diagnose(self, obs: UInt8[Tensor, "b f c h w"]) -> Metrics:
-        image = to_float(obs[:, -1])
-        encoded = self.representation.encoder(image)
-        decoded = self.decoder(self.representation.memory(encoded).decode).sigmoid()
-        return {"psnr": psnr(decoded, image), **self.representation.memory.diagnose(encoded)}
+        encoded, memory = self.representation.newest(obs), self.representation.memory
+        quality = psnr(self._newest(memory(encoded).decode), to_float(obs[:, -1]))
+        return {"psnr": quality, **memory.diagnose(encoded)}
+
+    def _newest(self, code: Float[Tensor, "n l"]) -> Float[Tensor, "n 3 h w"]:
+        """The newest frame that codes stand for."""
+        return self.decoder(code)[:, -3:].sigmoid()
 
 
 class AssociativeEncoder(Representation):
@@ -106,44 +124,60 @@ class AssociativeEncoder(Representation):
         super().__init__()
         if spec.image_size < 16 or config.num_latents < 2:
             raise UserError("ALDA needs images of at least 16x16 pixels and at least two latents")
-        self.out_dim = config.embed_dim
+        self.out_dim = config.embed_dim if config.stack == "history" else config.num_latents
         self.critic_reaches_encoder = config.critic_grad != "none"
-        self.reconstructed = slice(-1 if config.recon_frames == "last" else 0, None)  # of a stack, frames to decode
-        self.encoder = FrameEncoder(config.num_latents, spec.image_size, config.norm)
+        self.reconstructed = slice(-1 if config.recon_frames == "last" else 0, None)  # of the images, those to decode
+        self.frames_per_image = spec.frames if config.stack == "channels" else 1
+        self.encoder = FrameEncoder(config.num_latents, spec.image_size, config.norm, self.frames_per_image)
         self.memory = make_latent(config.latent, config)
-        self.history = HistoryEncoder(spec.frames, config.num_latents, config.embed_dim)
+        self.history: nn.Module = nn.Flatten()
+        if config.stack == "history":
+            self.history = HistoryEncoder(spec.frames, config.num_latents, config.embed_dim)
 
     def critic_trained(self) -> list[nn.Module]:
         return [self.history, self.encoder] if self.critic_reaches_encoder else [self.history]
 
-    def encode(self, frames: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b f l"]:
-        return self.encoder(to_float(frames.flatten(0, 1))).unflatten(0, frames.shape[:2])
+    def images(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "b i d h w"]:
+        """What the encoder sees of a stack, one after the other: its frames, or all of them as channels of one."""
+        return obs.flatten(1, 2)[:, None] if self.frames_per_image > 1 else obs
 
-    def code(self, encoded: Float[Tensor, "b f l"]) -> Float[Tensor, "b f l"]:
-        """The policy's view of each frame's latents."""
+    def encode(self, images: UInt8[Tensor, "b i d h w"]) -> Float[Tensor, "b i l"]:
+        return self.encoder(to_float(images.flatten(0, 1))).unflatten(0, images.shape[:2])
+
+    def newest(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b l"]:
+        """The latents of the newest image."""
+        return self.encoder(to_float(self.images(obs)[:, -1]))
+
+    def code(self, encoded: Float[Tensor, "b i l"]) -> Float[Tensor, "b i l"]:
+        """The policy's view of each image's latents."""
         return self.memory(encoded.flatten(0, 1)).policy.unflatten(0, encoded.shape[:2])
 
     def forward(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b d"]:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.critic_reaches_encoder):
-            encoded = self.encode(obs)
+            encoded = self.encode(self.images(obs))
         return self.history(self.code(encoded))
 
     def both_ends(self, batch: Transition) -> Ends:
         """In one pass, each of the F + 1 distinct frames is encoded once, for the critic and the decoder alike."""
         if not self.one_pass:
             return super().both_ends(batch)
-        frames = batch.obs.shape[1]
-        first, *_ = range(frames)[slice(None) if self.critic_reaches_encoder else self.reconstructed]
-        trained = self.encode(batch.obs[:, first:])  # with gradient
+        images, following = self.images(batch.obs), self.images(batch.next_obs)
+        first, *_ = range(images.shape[1])[slice(None) if self.critic_reaches_encoder else self.reconstructed]
+        trained = self.encode(images[:, first:])  # with gradient
         with torch.no_grad():
-            others = self.encode(torch.cat([batch.obs[:, :first], batch.next_obs[:, -1:]], dim=1))
+            others = self.encode(torch.cat([images[:, :first], following[:, -1:]], dim=1))
         seen = trained if self.critic_reaches_encoder else trained.detach()  # by the critic
-        code = self.code(torch.cat([others[:, :first], seen, others[:, first:]], dim=1))  # [B, F+1, L]
+        code = self.code(torch.cat([others[:, :first], seen, others[:, first:]], dim=1))  # [B, I+1, L]
         with torch.no_grad():
             next_features = self.history(code[:, 1:])
         # Where the critic moves the encoder, the decoder's loss needs a second look at what it has become.
         encoded = None if self.critic_reaches_encoder else trained.flatten(0, 1)
         return Ends(self.history(code[:, :-1]), next_features, encoded)
+
+
+def to_pixels(image: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
+    """From [0, 1]."""
+    return (image * 255).round().to(torch.uint8)
 
 
 def psnr(image: Float[Tensor, "n c h w"], truth: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:

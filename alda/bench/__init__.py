@@ -9,6 +9,7 @@ Ratios are of one run and of blocks that took turns, so that a machine busy with
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from alda.console import wide_console
 from alda.envs.tasks import split_task, unknown
 from alda.errors import UserError
 from alda.files import write_json
+from alda.presets import presets
 
 _LAP = {"cpu": 8, "cuda": 1_000}  # agent steps
 
@@ -33,7 +35,7 @@ def bench(
     methods: Sequence[str] = ("alda",),
     *,
     task: str = "walker_walk",
-    batch_size: int = 128,
+    batch_size: int | None = None,
     rounds: int = 5,
     seconds: float = 3.0,
     lap: int | None = None,
@@ -46,10 +48,13 @@ def bench(
     Arguments as in `alda bench --help`. Raises UserError for what cannot be measured, WorkerError where a process that
     measures has died.
     """
-    for name in methods:
-        if name not in AGENTS:
-            raise UserError(unknown("method", name, AGENTS))
-    agents = {name: AGENTS[name][0](batch_size=batch_size, random_steps=2) for name in methods}
+    known = presets()
+    agents: dict[str, AgentConfig] = {}
+    for name in AGENTS if "all" in methods else methods:
+        if name not in known:
+            raise UserError(unknown("method", name, known))
+        agent = known[name].config.agent.steady()
+        agents[name] = agent if batch_size is None else replace(agent, batch_size=batch_size)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
     plan = Plan(rounds, seconds, _LAP[device.partition(":")[0]] if lap is None else lap, laps)

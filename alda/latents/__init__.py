@@ -3,11 +3,20 @@
 from alda.errors import UserError
 from alda.latents.associative import AssociativeLatent
 from alda.latents.base import LatentConfig, LatentModel, LatentOutput
+from alda.latents.bio import BioLatent, BioPenaltyLatent
+from alda.latents.controls import ClampLatent, FSQLatent, IdentityLatent
+from alda.latents.quantized import QuantizedLatent
 
 __all__ = ["LATENTS", "AssociativeLatent", "LatentConfig", "LatentModel", "LatentOutput", "make_latent"]
 
 LATENTS: dict[str, type[LatentModel]] = {
     "associative": AssociativeLatent,
+    "quantized": QuantizedLatent,
+    "bio": BioLatent,
+    "bio_penalty": BioPenaltyLatent,
+    "identity": IdentityLatent,
+    "clamp": ClampLatent,
+    "fsq": FSQLatent,
 }
 
 

@@ -2,12 +2,16 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from alda.errors import UserError
 from alda.types import Metrics
+
+Codebook = Literal["absent", "none", "quant"]
 
 
 @dataclass(frozen=True)
@@ -20,10 +24,12 @@ class LatentConfig:
     """Lowest and highest initial value; the values in between are evenly spaced."""
     beta: float = 100.0
     """Inverse temperature of the associative retrieval."""
-    codebook_grad: Literal["none", "critic", "quant", "critic+quant"] = "none"
-    """Losses that move the codebook (released: none, but quant for finger_spin; the paper's figure: critic)."""
+    codebook_grad: Literal["own", "none", "critic", "quant", "critic+quant"] = "own"
+    """Losses that move the codebook. own: none for associative, as released (there, quant for finger_spin; in the
+    paper's figure, critic), quant for quantized."""
     critic_grad: Literal["none", "ste", "soft"] = "none"
-    """How critic gradients pass the retrieval to the encoder: not at all, straight through (ALDA(CG)), by its slope."""
+    """How critic gradients pass the latent model to the encoder: not at all, straight through (ALDA(CG)), by its
+    slope."""
     lambda_commit: float = 0.01
     """Weight of the commitment loss, which pulls the encoder to the retrieved values."""
     lambda_quant: float = 0.01
@@ -38,12 +44,54 @@ class LatentOutput(NamedTuple):
 
 
 class LatentModel(nn.Module, ABC):
-    """Maps encoder outputs, frame by frame, to the code that the agent acts on."""
+    """Maps encoder outputs, frame by frame, to the code that the agent acts on.
+
+    Raises UserError for a config that it cannot follow.
+    """
+
+    codebook: ClassVar[Codebook] = "absent"
+    """Whether there are stored values, and if so, what moves them unless the config says otherwise."""
+
+    def __init__(self, config: LatentConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.codebook_grad = config.codebook_grad if config.codebook_grad != "own" else self.codebook
+        if self.codebook == "absent":
+            if self.codebook_grad not in ("absent", "none"):
+                raise UserError(f"--agent.codebook-grad {self.codebook_grad} needs a latent model with a codebook")
+            self.codebook_grad = "none"
 
     @abstractmethod
     def forward(self, encoded: Float[Tensor, "n l"]) -> LatentOutput:
         """The code for the policy, the code for the decoder, and the regulariser."""
 
+    def decoder_loss(self, decoder: nn.Module) -> Float[Tensor, ""] | float:
+        """What the latent model adds to the loss of the decoder's weights."""
+        return 0.0
+
     def diagnose(self, encoded: Float[Tensor, "n l"]) -> Metrics:
         """Numbers that say how the latents are used."""
         return {}
+
+    @torch.no_grad()
+    def sweep(self, encoded: Float[Tensor, "n l"], count: int) -> Float[Tensor, "l v"]:
+        """`count` codes over the range of every latent: here, of these."""
+        code = self(encoded).policy
+        return evenly(code.amin(0), code.amax(0), count)
+
+    def critic_view(
+        self, encoded: Float[Tensor, "n l"], code: Float[Tensor, "n l"], soft: Float[Tensor, "n l"]
+    ) -> Float[Tensor, "n l"]:
+        """The code with the gradient that config.critic_grad lets pass to the encoder; soft: with its own."""
+        views = {"none": code, "ste": straight_through(code, encoded), "soft": soft}
+        return views[self.config.critic_grad]
+
+
+def straight_through(code: Float[Tensor, "n l"], encoded: Float[Tensor, "n l"]) -> Float[Tensor, "n l"]:
+    """The code, with gradient one to the encoder besides its own."""
+    return code + (encoded - encoded.detach())  # the difference is exactly zero
+
+
+def evenly(low: Float[Tensor, " l"], high: Float[Tensor, " l"], count: int) -> Float[Tensor, "l v"]:
+    """`count` numbers from low to high, for each of both."""
+    return low[:, None] + (high - low)[:, None] * torch.linspace(0, 1, count, dtype=low.dtype, device=low.device)

@@ -35,11 +35,11 @@ class Convolutions(nn.Sequential):
 
 
 class FrameEncoder(nn.Module):
-    """One frame -> `out_dim` unbounded numbers."""
+    """One frame, or several as channels -> `out_dim` unbounded numbers."""
 
-    def __init__(self, out_dim: int, image_size: int = 64, norm: Norm = "instance") -> None:
+    def __init__(self, out_dim: int, image_size: int = 64, norm: Norm = "instance", frames: int = 1) -> None:
         super().__init__()
-        chans = (3, *_WIDTHS)
+        chans = (3 * frames, *_WIDTHS)
         blocks = [_block(nn.Conv2d(i, o, 4, 2, 1), o, norm) for i, o in zip(chans, _WIDTHS, strict=False)]
         self.convs = Convolutions(*(layer for block in blocks for layer in block), nn.Flatten())
         side = _sides(image_size)[-1]
@@ -56,9 +56,9 @@ class FrameEncoder(nn.Module):
 
 
 class FrameDecoder(nn.Module):
-    """`in_dim` numbers -> logits of one frame."""
+    """`in_dim` numbers -> logits of one frame, or of several as channels."""
 
-    def __init__(self, in_dim: int, image_size: int = 64, norm: Norm = "instance") -> None:
+    def __init__(self, in_dim: int, image_size: int = 64, norm: Norm = "instance", frames: int = 1) -> None:
         super().__init__()
         *small, _ = sides = _sides(image_size)[::-1]  # 4, 8, 16, 32, 64
         self.head = nn.Sequential(
@@ -74,7 +74,7 @@ class FrameDecoder(nn.Module):
         layers: list[nn.Module] = []
         for i, o, side, doubled in zip(chans, chans[1:], small, sides[1:], strict=False):
             layers += _block(nn.ConvTranspose2d(i, o, 4, 2, 1, output_padding=doubled - 2 * side), o, norm)
-        self.convs = Convolutions(*layers, nn.ConvTranspose2d(chans[-1], 3, 3, 1, 1))
+        self.convs = Convolutions(*layers, nn.ConvTranspose2d(chans[-1], 3 * frames, 3, 1, 1))
 
     def forward(self, latent: Float[Tensor, "n l"]) -> Float[Tensor, "n c h w"]:
         return self.convs(self.head(latent))
