@@ -19,7 +19,7 @@ class Preset(NamedTuple):
 def presets() -> dict[str, Preset]:
     """By the name used on the command line, methods first."""
     methods = {
-        name: Preset((sys.modules[agent.__module__].__doc__ or name).strip(), Config(agent=config()))
+        name: Preset((sys.modules[agent.__module__].__doc__ or agent.__doc__ or name).strip(), Config(agent=config()))
         for name, (config, agent) in AGENTS.items()
     }
     variants = {name: Preset(words, make(name)) for name, (words, make) in _VARIANTS.items()}

@@ -45,6 +45,11 @@ def train_seeds(config: Config) -> None:
     at their end the exit code is 1. SIGINT and SIGTERM save checkpoints of all and end the process with 128 plus the
     signal's number; a second one kills them.
     """
+    if type(config.agent).__module__ == "__main__":
+        raise UserError(
+            "processes for --seeds cannot find a method that is written in the program itself: move it to a file of "
+            "its own and import that, or train one --seed at a time"
+        )
     configs = [_alone(config, seed) for seed in config.seeds]
     if len(set(config.seeds)) < len(configs):
         raise UserError(f"--seeds must differ from one another, not {' '.join(map(str, config.seeds))}")

@@ -1,0 +1,55 @@
+"""The README's programs do what it says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+TINY = [
+    *("--env.task", "cartpole_balance", "--env.profile", "fast", "--env.episode-length", "24"),
+    *("--steps", "8", "--eval-every", "8", "--eval-episodes", "1", "--eval-workers", "0", "--shifts", "train"),
+    *("--agent.random-steps", "4", "--agent.batch-size", "2", "--agent.hidden-dim", "8"),
+]
+
+
+def programs():
+    return re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+
+
+def run(program, folder, *words):
+    file = folder / "program.py"
+    file.write_text(program)
+    return subprocess.run([sys.executable, file, *words], cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("registers", "method", "options"),
+    [
+        ('LATENTS["tanh"]', "alda", ["--agent.latent", "tanh"]),
+        ('AGENTS["dimmed"]', "dimmed", ["--agent.darkest", "0.3"]),
+    ],
+)
+def test_what_a_user_adds_trains_and_is_evaluated(tmp_path, registers, method, options):
+    (program,) = [program for program in programs() if registers in program]
+    done = run(program, tmp_path, "train", method, *options, *TINY, "--run-dir", "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "run" / "checkpoints" / "latest.json").exists()
+    words = ("run", "--shifts", "train", "--episodes", "1", "--workers", "0")
+    done = run(program, tmp_path, "evaluate", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{method} on cartpole_balance after 8 agent steps" in " ".join(done.stdout.split())
+
+
+def test_seeds_of_a_method_that_other_processes_cannot_find_are_refused(tmp_path):
+    (program,) = [program for program in programs() if 'AGENTS["dimmed"]' in program]
+    done = run(program, tmp_path, "train", "dimmed", *TINY, "--seeds", "0", "1")
+    assert done.returncode == 2
+    assert "move it to a file of its own" in done.stderr
+
+
+def test_every_page_that_the_readme_names_is_there():
+    for link in re.findall(r"\]\(([^)#]+)\)", README.read_text()):
+        assert link.startswith("http") or (README.parent / link).exists(), link
