@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map, tree_map_only
 
 from alda.agents import Agent, make_agent
 from alda.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
@@ -420,7 +420,7 @@ class Run:
             self.at = Position(**saved["position"])
         except TypeError as error:
             raise UserError(f"the checkpoint in {self.run_dir} is from another version of alda: {error}") from error
-        self.state, self.action = tree_map(self._to_device, saved["policy_state"]), saved["action"]
+        self.state, self.action = tree_map_only(Tensor, self._to_device, saved["policy_state"]), saved["action"]
         self._replay_episodes(saved["playing"], saved["actions"])
         if under_way := saved["evaluation"]:  # begins again: its episodes depend on their seeds and the weights alone
             weights = tree_map(self._to_device, under_way["weights"])

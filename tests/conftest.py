@@ -5,7 +5,7 @@ import torch
 
 import alda
 from alda import agents
-from alda.agents import AGENTS, Agent
+from alda.agents import AGENTS, Agent, AgentConfig
 from alda.envs.data import Data
 from alda.fast import Speed, accelerate
 from alda.replay import Replay
@@ -19,10 +19,14 @@ SMALL = {"batch_size": 4, "hidden_dim": 16, "embed_dim": 8, "random_steps": 5}  
 SMALL_OF: dict[str, dict] = {}  # of others, and what else makes one small, by method
 
 
+def small_config(name: str, **config) -> AgentConfig:
+    return AGENTS[name][0](**{**SMALL, **SMALL_OF.get(name, {}), **config})
+
+
 def make_agent(name: str, speed: Speed = "plain", spec: EnvSpec = SPEC, **config) -> Agent:
     """A small agent of any method, ready to learn; equal for equal arguments."""
     torch.manual_seed(0)
-    agent = agents.make_agent(AGENTS[name][0](**{**SMALL, **SMALL_OF.get(name, {}), **config}), spec)
+    agent = agents.make_agent(small_config(name, **config), spec)
     agent.prepare(Data())
     return accelerate(agent, speed)
 

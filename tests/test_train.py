@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL
+from conftest import small_config
+from PIL import Image
 
 import alda.train
-from alda.agents.alda import ALDAConfig
-from alda.agents.sac import SACConfig
+from alda.agents.alda import TRAVERSED, ALDAConfig
 from alda.config import Config, EnvConfig, load_config, to_json
 from alda.envs.data import Data
 from alda.envs.pool import ProcessPool
 from alda.envs.rendering import renderer_name
-from alda.errors import UserError, WorkerError
+from alda.errors import LearningError, UserError, WorkerError
 from alda.evaluate import bootstrap_interval, episode_seeds, play
 from alda.files import read_tensors
 from alda.logger import read_metrics
@@ -31,7 +31,7 @@ STEPS = 31
 
 
 def config_for(run_dir: Path, method: str = "alda", **changes) -> Config:
-    agent = {"alda": ALDAConfig, "sac": SACConfig}[method](**SMALL)
+    agent = small_config(method)
     env = EnvConfig(task="cartpole_balance", episode_length=36, profile="fast")  # nine steps an episode
     settings = {
         "steps": STEPS,
@@ -489,6 +489,58 @@ def test_a_policy_that_diverged_ends_the_run_with_a_sentence(tmp_path, monkeypat
         train(config_for(tmp_path / "run"))
     assert stopped.value.code == 1
     assert "the policy has diverged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("sound", [False, True])
+def test_learning_that_makes_no_sense_any_more_ends_the_run_with_a_sentence(tmp_path, monkeypatch, capsys, sound):
+    update = alda.agents.alda.ALDA.update
+
+    def fails(self, replay, step):
+        if step == 17:
+            raise LearningError("it sees nothing", sound=sound)
+        return update(self, replay, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(alda.agents.alda.ALDA, "update", fails)
+        with pytest.raises(SystemExit) as stopped:
+            train(config_for(tmp_path, shifts=("train",)))
+    assert stopped.value.code == 1
+    assert "stopped at step 17: it sees nothing; the last checkpoint is kept" in capsys.readouterr().out
+    latest = json.loads((tmp_path / "checkpoints" / "latest.json").read_text())["checkpoint"]
+    saved = json.loads((tmp_path / "checkpoints" / latest / "state.json").read_text())
+    assert saved["position"]["step"] == (17 if sound else 10)
+
+
+def test_a_run_may_train_in_a_shifted_world_and_be_evaluated_in_the_plain_one(tmp_path):
+    config = config_for(tmp_path / "run", "sac", steps=12, train_shift="color_hard", shifts=("train",))
+    train(config)
+    run = Run(config.resolved(), config.worlds(), [])
+    recolored, plain = (config.resolved().make_env(shift) for shift in ("color_hard", "train"))
+    seed = int(np.random.SeedSequence([config.seed, 0, 0]).generate_state(1)[0])
+    first = run.replay._store["frame"][0]
+    assert torch.equal(first, torch.from_numpy(recolored.reset(seed=seed)[0][-1]))
+    assert not torch.equal(first, torch.from_numpy(plain.reset(seed=seed)[0][-1]))
+    (seed,) = episode_seeds(config.seed, 12, 1)
+    played = play(run.agent, plain, seed).total
+    assert records(tmp_path / "run")[-1]["eval/train/returns"] == [pytest.approx(played)]
+    run.close()
+
+
+def test_long_catching_up_is_logged_on_its_way(tmp_path):
+    config = config_for(tmp_path / "run", "sac", steps=20, eval_every=100, log_every=4, shifts=("train",))
+    agent = dataclasses.replace(config.agent, random_steps=10)
+    train(dataclasses.replace(config, agent=agent))
+    rows = [(row["step"], row["updates"]) for row in records(tmp_path / "run") if "critic/loss" in row]
+    assert rows == [(10, 4), (10, 8), (12, 11), (16, 15), (20, 19)]
+
+
+def test_traversals_are_drawn_at_every_evaluation(uncut):
+    pictures = sorted((uncut["alda"] / "traversals").iterdir())
+    assert [picture.stem for picture in pictures] == ["000000000", "000000010", "000000020", "000000030", "000000031"]
+    with Image.open(pictures[-1]) as picture:
+        assert picture.height > 12 * 64  # a row for each latent
+        assert picture.width > TRAVERSED * 64
+    assert not (uncut["sac"] / "traversals").exists()
 
 
 def test_videos_show_train_and_shifted_worlds(tmp_path):
