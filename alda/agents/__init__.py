@@ -5,7 +5,10 @@ from typing import Any
 
 from alda.agents.alda import ALDA, ALDAConfig
 from alda.agents.base import Agent, AgentConfig
+from alda.agents.drq import DrQ, DrQConfig
 from alda.agents.sac import SAC, SACConfig
+from alda.agents.sada import SADA, SADAConfig
+from alda.agents.svea import SVEA, SVEAConfig
 from alda.types import EnvSpec
 
 __all__ = ["AGENTS", "Agent", "AgentConfig", "make_agent"]
@@ -13,6 +16,9 @@ __all__ = ["AGENTS", "Agent", "AgentConfig", "make_agent"]
 AGENTS: dict[str, tuple[type[AgentConfig], Callable[[Any, EnvSpec], Agent]]] = {
     "alda": (ALDAConfig, ALDA),
     "sac": (SACConfig, SAC),
+    "drq": (DrQConfig, DrQ),
+    "svea": (SVEAConfig, SVEA),
+    "sada": (SADAConfig, SADA),
 }
 
 

@@ -108,8 +108,12 @@ class SAC(Agent):
     @torch.no_grad()
     def td_target(self, batch: Transition, next_features: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
         next_action, log_prob = self.actor(next_features).rsample()
-        next_q = self.target_critic(self.target_representation(batch.next_obs), next_action).amin(0)
+        next_q = self.target_critic(self.target_features(batch, next_features), next_action).amin(0)
         return batch.reward + batch.discount * (next_q - self.temperature * log_prob)
+
+    def target_features(self, batch: Transition, next_features: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+        """What the target Q-functions read of next_obs."""
+        return self.target_representation(batch.next_obs)
 
     def critic_loss(
         self, batch: Transition, features: Float[Tensor, "b d"], target: Float[Tensor, " b"]
@@ -121,9 +125,13 @@ class SAC(Agent):
     def update_actor(self, batch: Transition) -> Metrics:
         with torch.no_grad():
             features = self.representation(batch.obs)
-        policy = self.actor(features)
+        return self.improve_actor(features, features)
+
+    def improve_actor(self, seen: Float[Tensor, "b d"], judged: Float[Tensor, "b d"]) -> Metrics:
+        """One step of the actor and the temperature. seen: by the policy. judged: by Q, with the policy's actions."""
+        policy = self.actor(seen)
         action, log_prob = policy.rsample()
-        q = self.critic(features, action).amin(0)
+        q = self.critic(judged, action).amin(0)
         loss = (self.temperature.detach() * log_prob - q).mean()
         self.descend("actor", loss=loss)
 

@@ -15,11 +15,11 @@ USES = {
     "davis": "worlds distracting_cs, distracting_background",
     "video_easy": "world video_easy",
     "video_hard": "world video_hard",
-    "places": "overlay augmentation of SVEA",
+    "places": "overlay augmentation of SVEA and SADA",
     "colours": "worlds color_easy, color_hard",
 }
 NOT_GIVEN = dict.fromkeys(USES, f"not given; {PROCEDURAL} is used")
-NOT_GIVEN |= {"places": "not given", "colours": f"not given; {OWN_TABLES} is used"}
+NOT_GIVEN |= {"colours": f"not given; {OWN_TABLES} is used"}
 SOURCES = {
     "davis": "https://davischallenge.org/davis2017/code.html (DAVIS 2017 TrainVal, 480p)",
     "video_easy": "https://github.com/nicklashansen/dmcontrol-generalization-benchmark (src/env/data)",
@@ -91,7 +91,7 @@ def _clips(found: Found, opened: Callable[[], StoredClips]) -> Lines:
 
 
 def _places(data: Data) -> Lines:
-    count, used = len(find_places(data)), len(overlay_images(data))
+    count, used = len(find_places(data)), len(overlay_images(data, limit=2_000))
     return [("found", f"{count:,} images, of which {used:,} are used")]
 
 

@@ -19,14 +19,15 @@ from alda.envs.scenery import FAMILIES, Layer, Planes, Way, scene
 NAME = "procedural-v1"
 LENGTH = 300  # frames; frame LENGTH would equal frame 0
 SMALLEST = 64  # pixels a side
-SPLITS = {"train": 60, "test": 110}  # number of clips; each has its own random stream
+SPLITS = {"train": 60, "test": 110, "overlay": 140}  # number of clips; each has its own random stream
 
 
 class ProceduralClip:
     """A moving background; frame i depends on split, index, size and i alone.
 
-    split: train or test. index: below SPLITS[split]. size: pixels per side. Frames are RGB and contiguous. Raises
-    ValueError for a clip that does not exist or is too small, IndexError for a frame outside 0 to LENGTH - 1.
+    split: train and test for worlds, overlay for augmentation. index: below SPLITS[split]. size: pixels per side.
+    Frames are RGB and contiguous. Raises ValueError for a clip that does not exist or is too small, IndexError for a
+    frame outside 0 to LENGTH - 1.
     """
 
     def __init__(self, split: str, index: int, size: int) -> None:

@@ -1,0 +1,48 @@
+"""DrQ (Yarats et al., 2021): SAC on randomly shifted images."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from alda.agents.sac import SAC, SACConfig
+from alda.augment import random_shift
+from alda.errors import UserError
+from alda.nets.representation import Representation
+from alda.types import EnvSpec, Metrics, Transition
+
+
+@dataclass(frozen=True)
+class DrQConfig(SACConfig):
+    pad: int = 4
+    """Pixels by which observations are shifted at most, along each axis."""
+    num_shifts: int = 1
+    """Differently shifted copies of a batch that targets and Q losses are averaged over: K and M in the paper, there 2;
+    1 as in DMControl-GB."""
+
+
+class DrQ(SAC):
+    config: DrQConfig
+
+    def __init__(self, config: DrQConfig, spec: EnvSpec, representation: Representation | None = None) -> None:
+        if config.pad < 0 or config.num_shifts < 1:
+            raise UserError("--agent.pad must not be negative, and --agent.num-shifts must be at least 1")
+        super().__init__(config, spec, representation)
+
+    def augment(self, batch: Transition) -> Transition:
+        """Copy after copy of the whole batch; obs and next_obs are shifted on their own."""
+        c = self.config
+        batch = Transition(*(torch.cat([x] * c.num_shifts) for x in batch))
+        return batch._replace(obs=random_shift(batch.obs, c.pad), next_obs=random_shift(batch.next_obs, c.pad))
+
+    def td_target(self, batch: Transition, next_features: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+        copies = super().td_target(batch, next_features).view(self.config.num_shifts, -1)
+        return copies.mean(0).repeat(self.config.num_shifts)
+
+    def update_actor(self, batch: Transition) -> Metrics:
+        return super().update_actor(Transition(*(self.first_copy(x) for x in batch)))
+
+    def first_copy(self, augmented: Tensor) -> Tensor:
+        """The actor learns from one copy of the batch."""
+        return augmented[: len(augmented) // self.config.num_shifts]

@@ -1,0 +1,88 @@
+"""SADA (Almuzairee et al., 2024): SVEA whose actor, too, acts on strongly augmented images, judged on clean ones.
+
+policy reads [clean; strong], Q reads [clean; clean]       (in the actor's loss, on twice the batch)
+Q reads [clean; strong], the target reads clean next_obs   (in the critic's loss, as in SVEA)
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from alda.agents.base import polyak_
+from alda.agents.svea import SVEA, SVEAConfig
+from alda.nets.representation import PixelEncoder, to_float
+from alda.types import EnvSpec, Metrics, Transition
+
+
+@dataclass(frozen=True)
+class SADAConfig(SVEAConfig):
+    augmentation: Literal["overlay", "conv", "mix", "none"] = "mix"
+    """Strong augmentation. mix: to each sample convolution, overlay, rotation, a shift by up to 16 pixels, or two of
+    them; overlay, conv, none: as of SVEA."""
+    batch_size: int = 256
+    """Transitions per update."""
+    embed_dim: int = 50
+    """Width of the normalised bottleneck at the foot of actor and critic."""
+    learning_rate: float = 5e-4
+    """Adam step size of actor, critic and encoder."""
+    temperature_learning_rate: float = 5e-4
+    """Adam step size of the entropy weight's logarithm."""
+    encoder_tau: float = 0.01
+    """Polyak rate of the target critic's bottleneck; there is no target encoder."""
+    update_every: int = 2
+    """Agent steps between learning steps."""
+    actor_update_every: int = 1
+    """Agent steps between updates of actor and temperature; 1: in every learning step."""
+    target_update_every: int = 1
+    """Agent steps between updates of the target networks; 1: in every learning step."""
+
+
+class SADA(SVEA):
+    config: SADAConfig
+
+    def __init__(self, config: SADAConfig, spec: EnvSpec) -> None:
+        super().__init__(config, spec, CentredEncoder(spec, depth=4, last_relu=True))
+        del self.target_representation
+        for module in self.representation.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.orthogonal_(module.weight, nn.init.calculate_gain("relu"))  # the whole kernel, as released
+        self.optimizers["temperature"] = Adam([self.log_temperature], config.temperature_learning_rate)
+
+    def updates_due(self, step: int) -> int:
+        every = self.config.update_every
+        if step == self.config.random_steps:
+            return step // every
+        return int(step > self.config.random_steps and step % every == 0)
+
+    def learn(self, batch: Transition, *, actor: bool, targets: bool) -> Metrics:
+        """The actor sees the features that the critic has just learned from."""
+        batch = self.augment(batch)
+        ends = self.representation.both_ends(batch)
+        target = self.td_target(batch, ends.next_features)
+        strong_features = self.representation(self.strongly_augmented(batch.obs))
+        loss, metrics = self.both_losses(batch, ends.features, strong_features, target)
+        self.descend(*self.critic_optimizers, loss=loss)
+        if actor:
+            clean, strong = (self.first_copy(x.detach()) for x in (ends.features, strong_features))
+            metrics |= self.improve_actor(torch.cat([clean, strong]), torch.cat([clean, clean]))
+        if targets:
+            self.update_targets()
+        return metrics
+
+    def target_features(self, batch: Transition, next_features: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+        return next_features
+
+    def update_targets(self) -> None:
+        polyak_(self.target_critic.q, self.critic.q, self.config.critic_tau)
+        polyak_(self.target_critic.trunk, self.critic.trunk, self.config.encoder_tau)
+
+
+class CentredEncoder(PixelEncoder):
+    """Of pixel values in [-0.5, 0.5]."""
+
+    def forward(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b d"]:
+        return self.net(to_float(obs.flatten(1, 2)) - 0.5)
