@@ -26,6 +26,9 @@ OWNED = {
         **SAC_HEADS,
     },
     "sac": {"critic": {"critic", "representation.net"}, **SAC_HEADS},
+    "drq": {"critic": {"critic", "representation.net"}, **SAC_HEADS},
+    "svea": {"critic": {"critic", "representation.net"}, **SAC_HEADS},
+    "sada": {"critic": {"critic", "representation.net"}, **SAC_HEADS},
 }
 
 
