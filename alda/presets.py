@@ -3,11 +3,15 @@ methods that were published at another image size or action repeat. Every settin
 """
 
 import sys
-from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 from alda.agents import AGENTS
 from alda.agents.alda import ALDAConfig
+from alda.agents.drq import DrQConfig
+from alda.agents.sac import SACConfig
+from alda.agents.sada import SADAConfig
+from alda.agents.svea import SVEAConfig
 from alda.config import Config, EnvConfig
 
 
@@ -22,26 +26,41 @@ def presets() -> dict[str, Preset]:
         name: Preset((sys.modules[agent.__module__].__doc__ or agent.__doc__ or name).strip(), Config(agent=config()))
         for name, (config, agent) in AGENTS.items()
     }
-    variants = {name: Preset(words, make(name)) for name, (words, make) in _VARIANTS.items()}
+    variants = {name: Preset(words, replace(config, name=name)) for name, (words, config) in _VARIANTS.items()}
     return methods | variants
 
 
-def _alda(**switches: object) -> Callable[[str], Config]:
-    return lambda name: Config(agent=ALDAConfig(**switches), name=name)  # type: ignore[arg-type]
-
-
-_VARIANTS: dict[str, tuple[str, Callable[[str], Config]]] = {
-    "qlae": ("ALDA with QLAE's latent model: the nearest value, and values that learn", _alda(latent="quantized")),
-    "bioae": ("ALDA with BioAE's latents in place of association", _alda(latent="bio")),
-    "bioae_penalty": (
-        "the same as the authors of latent quantisation define it",
-        _alda(latent="bio_penalty", weight_decay=1e-4),
+_VARIANTS: dict[str, tuple[str, Config]] = {
+    "qlae": (
+        "QLAE in ALDA's place: the nearest value in place of the blend, and values that learn",
+        Config(ALDAConfig(latent="quantized")),
     ),
-    "alda_framestack": ("ALDA(framestack): one code for the whole stack", _alda(stack="channels")),
-    "alda_cg": ("ALDA(CG): the critic's gradient reaches the encoder, straight through", _alda(critic_grad="ste")),
-    "alda_cg_soft": ("ALDA(CG) by the slope of the retrieval", _alda(critic_grad="soft")),
+    "bioae": ("BioAE in ALDA's place: rectified latents that cost energy", Config(ALDAConfig(latent="bio"))),
+    "bioae_penalty": (
+        "BioAE as the authors of latent quantisation define it",
+        Config(ALDAConfig(latent="bio_penalty", weight_decay=1e-4)),
+    ),
+    "alda_framestack": ("ALDA(framestack): one code for the whole stack", Config(ALDAConfig(stack="channels"))),
+    "alda_cg": (
+        "ALDA(CG): the critic's gradient reaches the encoder, straight through the retrieval",
+        Config(ALDAConfig(critic_grad="ste")),
+    ),
+    "alda_cg_soft": ("ALDA(CG), by the slope of the retrieval", Config(ALDAConfig(critic_grad="soft"))),
     "alda_finger_spin": (
         "ALDA as released for finger_spin: values that learn",
-        lambda name: Config(ALDAConfig(codebook_grad="quant"), EnvConfig(task="finger_spin"), name=name),
+        Config(ALDAConfig(codebook_grad="quant"), EnvConfig(task="finger_spin")),
+    ),
+    "svea_conv": ("SVEA with random convolutions in place of overlays", Config(SVEAConfig(augmentation="conv"))),
+    "svea_color_easy": (
+        "SVEA trained on color_easy, as ALDA's authors released it: no augmentation but the shift",
+        Config(SVEAConfig(augmentation="none"), train_shift="color_easy"),
+    ),
+    "drq_averaged": ("DrQ that averages over two shifts, as first published", Config(DrQConfig(num_shifts=2))),
+    "sac_84": ("SAC at its native 84 pixels", Config(SACConfig(), EnvConfig(image_size=84))),
+    "drq_84": ("DrQ at its native 84 pixels", Config(DrQConfig(), EnvConfig(image_size=84))),
+    "svea_84": ("SVEA at its native 84 pixels", Config(SVEAConfig(), EnvConfig(image_size=84))),
+    "sada_84": (
+        "SADA at its native 84 pixels and action repeat 2",
+        Config(SADAConfig(), EnvConfig(image_size=84, action_repeat=2)),
     ),
 }
