@@ -26,10 +26,10 @@ def small_config(name: str, **config) -> AgentConfig:
     return AGENTS[name][0](**{**SMALL, **SMALL_OF.get(name, {}), **config})
 
 
-def make_agent(name: str, speed: Speed = "plain", spec: EnvSpec = SPEC, **config) -> Agent:
+def make_agent(name: str, speed: Speed = "plain", spec: EnvSpec = SPEC, device: str = "cpu", **config) -> Agent:
     """A small agent of any method, ready to learn; equal for equal arguments."""
     torch.manual_seed(0)
-    agent = agents.make_agent(small_config(name, **config), spec)
+    agent = agents.make_agent(small_config(name, **config), spec).to(device)
     agent.prepare(Data())
     return accelerate(agent, speed)
 
