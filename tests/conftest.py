@@ -16,13 +16,16 @@ torch.set_num_threads(1)  # tests run side by side
 SPEC = EnvSpec(frames=3, image_size=64, action_dim=2)
 SHARED = Path(__file__).parents[2] / "shared"
 SMALL = {"batch_size": 4, "hidden_dim": 16, "embed_dim": 8, "random_steps": 5}  # of any agent on SAC's backbone
-SMALL_OF: dict[str, dict] = {}  # of others, and what else makes one small, by method
+SMALL_OF: dict[str, dict] = {  # of others, and what else makes one small, by method
+    "repo": {"sequence_length": 6, "deter_dim": 12, "stoch_dim": 4, "horizon": 4, "entropy_samples": 3},
+}
 
 
 def make_agent(name: str, speed: Speed = "plain", spec: EnvSpec = SPEC, **config) -> Agent:
     """A small agent of any method, ready to learn; equal for equal arguments."""
     torch.manual_seed(0)
-    agent = agents.make_agent(AGENTS[name][0](**{**SMALL, **SMALL_OF.get(name, {}), **config}), spec)
+    known = {field: value for field, value in SMALL.items() if hasattr(AGENTS[name][0], field)}
+    agent = agents.make_agent(AGENTS[name][0](**{**known, **SMALL_OF.get(name, {}), **config}), spec)
     agent.prepare(Data())
     return accelerate(agent, speed)
 

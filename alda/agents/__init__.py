@@ -5,6 +5,7 @@ from typing import Any
 
 from alda.agents.alda import ALDA, ALDAConfig
 from alda.agents.base import Agent, AgentConfig
+from alda.agents.repo import RePo, RePoConfig
 from alda.agents.sac import SAC, SACConfig
 from alda.types import EnvSpec
 
@@ -12,6 +13,7 @@ __all__ = ["AGENTS", "Agent", "AgentConfig", "make_agent"]
 
 AGENTS: dict[str, tuple[type[AgentConfig], Callable[[Any, EnvSpec], Agent]]] = {
     "alda": (ALDAConfig, ALDA),
+    "repo": (RePoConfig, RePo),
     "sac": (SACConfig, SAC),
 }
 
