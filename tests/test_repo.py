@@ -215,6 +215,18 @@ def test_acting_follows_the_same_beliefs_as_learning():
         assert state["action"] is not action  # a checkpoint takes both, and no tensor twice
 
 
+def test_actions_do_not_depend_on_where_the_state_lies_in_memory():
+    """A checkpoint that is read back puts it anywhere, and the run must go on bit for bit."""
+    agent, obs = make("repo"), some_sequences(2, 3).frame
+    state = agent.act(obs, agent.initial_state(2), explore=False)[1]
+    expected = agent.act(obs, state, explore=False)
+    for offset in range(1, 16):
+        moved = {k: torch.cat([torch.zeros(offset), v.flatten()])[offset:].view_as(v) for k, v in state.items()}
+        action, after = agent.act(obs, moved, explore=False)
+        assert torch.equal(action, expected[0])
+        assert all(torch.equal(after[key], expected[1][key]) for key in after)
+
+
 def test_exploring_samples_state_and_action(monkeypatch):
     agent, obs = make("repo"), some_sequences(1, 3).frame
     embed = agent.encoder(obs[:, -1] / 127.5 - 1).detach()

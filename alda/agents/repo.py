@@ -124,7 +124,8 @@ class RePo(Agent):
     def act(
         self, obs: UInt8[Tensor, "b f c h w"], state: dict[str, Tensor], *, explore: bool
     ) -> tuple[Float[Tensor, "b a"], dict[str, Tensor]]:
-        deter = self.rssm.advance(Belief(state["deter"], state["stoch"]), state["action"])
+        before = Belief(state["deter"].clone(), state["stoch"])  # read from a file it lies unaligned: other last bits
+        deter = self.rssm.advance(before, state["action"])
         posterior = self.rssm.posterior(deter, self.rssm.from_embed(self.encoder(centred(obs[:, -1]))))
         belief = Belief(deter, posterior.rsample() if explore else posterior.mean)
         policy = self.policy(belief)
