@@ -16,7 +16,13 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    ready: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        there = tensor.detach().cpu().contiguous()
+        shared = any(
+            there.untyped_storage().data_ptr() == other.untyped_storage().data_ptr() for other in ready.values()
+        )
+        ready[name] = there.clone() if shared else there  # safetensors refuses to write shared memory
 
     def write(temporary: Path) -> None:
         try:

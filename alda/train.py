@@ -449,7 +449,7 @@ class Run:
         return accelerate(agent, self.config.speed, compiled=self.config.compile)
 
     def _to_device(self, saved: Tensor) -> Tensor:
-        return saved.to(self.device)
+        return saved.to(self.device, copy=True)  # aligned, as file contents need not be: the same bits in every product
 
     def _reset(self, i: int) -> None:
         seed = np.random.SeedSequence([self.config.seed, self.at.episodes[i], 0]).generate_state(1)[0]

@@ -15,15 +15,21 @@ torch.set_num_threads(1)  # tests run side by side
 
 SPEC = EnvSpec(frames=3, image_size=64, action_dim=2)
 SHARED = Path(__file__).parents[2] / "shared"
-SMALL = {"batch_size": 4, "hidden_dim": 16, "embed_dim": 8, "random_steps": 5}  # of any agent on SAC's backbone
-SMALL_OF: dict[str, dict] = {
+SMALL = {"batch_size": 4, "hidden_dim": 16, "embed_dim": 8, "random_steps": 5}  # of any agent that has it
+SMALL_OF: dict[str, dict] = {  # what else makes one small, by method
     "svea": {"overlay_images": 3},
     "sada": {"overlay_images": 3, "batch_size": 6},
-}  # of others, and what else makes one small, by method
+    "repo": {
+        "sequence_length": 6, "deter_dim": 12, "stoch_dim": 4, "horizon": 4, "entropy_samples": 3,
+        "update_every": 5, "updates_each_time": 2,
+    },
+}
 
 
 def small_config(name: str, **config) -> AgentConfig:
-    return AGENTS[name][0](**{**SMALL, **SMALL_OF.get(name, {}), **config})
+    config_type = AGENTS[name][0]
+    known = {setting: value for setting, value in SMALL.items() if hasattr(config_type, setting)}
+    return config_type(**{**known, **SMALL_OF.get(name, {}), **config})
 
 
 def make_agent(name: str, speed: Speed = "plain", spec: EnvSpec = SPEC, device: str = "cpu", **config) -> Agent:

@@ -29,6 +29,13 @@ OWNED = {
     "drq": {"critic": {"critic", "representation.net"}, **SAC_HEADS},
     "svea": {"critic": {"critic", "representation.net"}, **SAC_HEADS},
     "sada": {"critic": {"critic", "representation.net"}, **SAC_HEADS},
+    "repo": {
+        "model": {"encoder", "rssm", "reward"},
+        "probe": {"probe"},
+        "multiplier": {"log_multiplier"},
+        "actor": {"actor"},
+        "value": {"value"},
+    },
 }
 
 

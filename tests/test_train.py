@@ -491,6 +491,25 @@ def test_a_policy_that_diverged_ends_the_run_with_a_sentence(tmp_path, monkeypat
     assert "the policy has diverged" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("envs", "calls"), [(1, 33), pytest.param(2, 26, marks=pytest.mark.slow)])
+def test_a_policy_with_a_memory_goes_on_where_it_was_in_the_episode(tmp_path, monkeypatch, envs, calls):
+    def config(name):
+        return config_for(tmp_path / name, "repo", num_envs=envs, steps=24, shifts=("train",))
+
+    train(config("whole"))
+    with monkeypatch.context() as patch:
+        cut_after(patch, calls)
+        with pytest.raises(SystemExit):
+            train(config("cut"))
+    folder = tmp_path / "cut" / "checkpoints"
+    place = folder / json.loads((folder / "latest.json").read_text())["checkpoint"]
+    assert 0 < json.loads((place / "state.json").read_text())["position"]["step"] < 24
+    assert read_tensors(place / "training.safetensors")["policy_state/deter"].abs().max() > 0
+    train(config("cut"))
+    assert records(tmp_path / "cut") == records(tmp_path / "whole")
+    assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
 @pytest.mark.parametrize("sound", [False, True])
 def test_learning_that_makes_no_sense_any_more_ends_the_run_with_a_sentence(tmp_path, monkeypatch, capsys, sound):
     update = alda.agents.alda.ALDA.update

@@ -6,6 +6,7 @@ from typing import Any
 from alda.agents.alda import ALDA, ALDAConfig
 from alda.agents.base import Agent, AgentConfig
 from alda.agents.drq import DrQ, DrQConfig
+from alda.agents.repo import RePo, RePoConfig
 from alda.agents.sac import SAC, SACConfig
 from alda.agents.sada import SADA, SADAConfig
 from alda.agents.svea import SVEA, SVEAConfig
@@ -19,6 +20,7 @@ AGENTS: dict[str, tuple[type[AgentConfig], Callable[[Any, EnvSpec], Agent]]] = {
     "drq": (DrQConfig, DrQ),
     "svea": (SVEAConfig, SVEA),
     "sada": (SADAConfig, SADA),
+    "repo": (RePoConfig, RePo),
 }
 
 

@@ -22,7 +22,11 @@ class SquashedNormal:
 
     def rsample(self) -> tuple[Float[Tensor, "*b a"], Float[Tensor, "*b"]]:
         """An action and its log-probability; gradients flow through both."""
-        noise = torch.randn_like(self.mean)
+        return self.at(torch.randn_like(self.mean))
+
+    def at(self, noise: Float[Tensor, "*k a"]) -> tuple[Float[Tensor, "*k a"], Float[Tensor, "*k"]]:
+        """The action that standard normal numbers lead to, and its log-probability; may have axes before those of the
+        mean."""
         raw = self.mean + noise * self.log_std.exp()
         log_prob = (-0.5 * noise.square() - self.log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
         squash = 2 * (math.log(2) - raw - F.softplus(-2 * raw))  # log(1 - tanh(raw)^2), stable for any raw

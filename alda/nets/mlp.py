@@ -1,5 +1,6 @@
 """Actor, critic and the small parts they share."""
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -8,16 +9,15 @@ from torch import Tensor, nn
 
 from alda.nets.distributions import SquashedNormal
 
-Activation = Literal["gelu", "relu"]
-ACTIVATIONS: dict[Activation, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
+Activation = Literal["elu", "gelu", "relu"]
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {"elu": nn.ELU, "gelu": nn.GELU, "relu": nn.ReLU}
 
 
-def mlp(in_dim: int, hidden_dim: int, out_dim: int, activation: Activation) -> nn.Sequential:
-    """Two hidden layers."""
-    act = ACTIVATIONS[activation]
-    return nn.Sequential(
-        nn.Linear(in_dim, hidden_dim), act(), nn.Linear(hidden_dim, hidden_dim), act(), nn.Linear(hidden_dim, out_dim)
-    )
+def mlp(in_dim: int, hidden_dim: int, out_dim: int, activation: Activation, depth: int = 2) -> nn.Sequential:
+    """depth: hidden layers."""
+    act, widths = ACTIVATIONS[activation], (in_dim, *[hidden_dim] * depth)
+    hidden = [layer for i, o in pairwise(widths) for layer in (nn.Linear(i, o), act())]
+    return nn.Sequential(*hidden, nn.Linear(widths[-1], out_dim))
 
 
 def trunk(in_dim: int, out_dim: int) -> nn.Sequential:

@@ -1,0 +1,270 @@
+"""RePo (Zhu et al., 2023): a world model that keeps just enough of what it sees to predict the reward.
+
+    frame -> encoder -> RSSM -> belief -+-> reward, actor, value
+                                        '-> probe: the frame again, for us to see what is kept (trains nothing else)
+
+The model maximises the likelihood of rewards while a multiplier holds KL(posterior || prior) at a target: what the
+prior cannot foresee costs, whatever it looks like. The policy learns by gradients through imagined steps.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from alda.agents.base import Agent, AgentConfig, parameters_of
+from alda.errors import UserError
+from alda.nets.conv import Convolutions
+from alda.nets.distributions import SquashedNormal
+from alda.nets.mlp import mlp
+from alda.nets.representation import to_float
+from alda.nets.rssm import RSSM, Belief, Gaussian, kl_divergence
+from alda.replay import Replay
+from alda.types import EnvSpec, Metrics, Sequence
+
+_EMBED = 1024  # what the convolutions leave of 64x64 pixels: 256 channels of 2x2
+_CANDIDATES = 100  # actions among which acting without exploration chooses
+
+
+@dataclass(frozen=True)
+class RePoConfig(AgentConfig):
+    random_steps: int = 5_000
+    """Agent steps taken at random before learning starts."""
+    batch_size: int = 50
+    """Sequences per update."""
+    sequence_length: int = 50
+    """Agent steps per sequence; the first has no frame before it and teaches nothing."""
+    update_every: int = 500
+    """Agent steps between rounds of learning."""
+    updates_each_time: int = 100
+    """Updates per round."""
+    deter_dim: int = 200
+    """Width of the belief's memory, a GRU's."""
+    stoch_dim: int = 30
+    """Numbers in the belief's Gaussian state."""
+    hidden_dim: int = 200
+    """Width of the hidden layers of all heads."""
+    horizon: int = 15
+    """Imagined states per trajectory, with the one it starts from; as in the released code, returns reach two less."""
+    return_lambda: float = 0.95
+    """Decay of the weights with which returns mix values of later states, lambda in the paper."""
+    entropy_coef: float = 3e-4
+    """Weight of the policy's entropy."""
+    entropy_samples: int = 100
+    """Actions per imagined state from which the entropy is estimated."""
+    model_learning_rate: float = 3e-4
+    """Adam step size of encoder, world model, reward head and probe."""
+    behaviour_learning_rate: float = 8e-5
+    """Adam step size of actor and value."""
+    max_norm: float = 100.0
+    """Bound of each gradient's norm."""
+    joint_clip: bool = False
+    """One bound for model and probe together, as released: the probe's gradient, a sum over pixels, then scales down
+    the model's."""
+    target_kl: float = 3.0
+    """KL(posterior || prior) that the multiplier holds, in nats per step."""
+    initial_multiplier: float = 1e-5
+    """Weight of the KL divergence at the start, beta in the paper."""
+    multiplier_learning_rate: float = 1e-4
+    """Adam step size of the multiplier's logarithm."""
+    prior_train_steps: int = 5
+    """How many times as much the KL divergence moves the prior as the posterior."""
+
+    def steady(self) -> "RePoConfig":
+        every = max(1, self.update_every // self.updates_each_time)
+        return replace(self, random_steps=2, update_every=every, updates_each_time=1)
+
+
+class RePo(Agent):
+    config: RePoConfig
+    hot = ("learn",)
+    draws: Tensor
+
+    def __init__(self, config: RePoConfig, spec: EnvSpec) -> None:
+        super().__init__(config)
+        c = config
+        if spec.image_size != 64:
+            raise UserError(f"RePo needs images of 64x64 pixels, not {spec.image_size}x{spec.image_size}")
+        if c.sequence_length < 2 or c.horizon < 3:
+            raise UserError("RePo needs a sequence length of at least 2 and a horizon of at least 3")
+        self.action_dim = spec.action_dim
+        width = c.deter_dim + c.stoch_dim
+        self.encoder = Convolutions(*encoder_layers())
+        self.rssm = RSSM(spec.action_dim, _EMBED, c.deter_dim, c.stoch_dim, c.hidden_dim)
+        self.reward = mlp(width, c.hidden_dim, 1, "elu", depth=3)
+        self.actor = mlp(width, c.hidden_dim, 2 * spec.action_dim, "elu", depth=4)
+        self.value = mlp(width, c.hidden_dim, 1, "elu", depth=3)
+        self.probe = nn.Sequential(nn.Linear(width, _EMBED), Convolutions(*probe_layers()))
+        self.log_multiplier = nn.Parameter(torch.tensor(c.initial_multiplier).log())
+        draws = torch.randn(_CANDIDATES, 1, spec.action_dim, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("draws", draws, persistent=False)
+
+        model = parameters_of(self.encoder, self.rssm, self.reward)
+        self.optimizers = {
+            "model": Adam(model, c.model_learning_rate),
+            "probe": Adam(self.probe.parameters(), c.model_learning_rate),
+            "multiplier": Adam([self.log_multiplier], c.multiplier_learning_rate),
+            "actor": Adam(self.actor.parameters(), c.behaviour_learning_rate),
+            "value": Adam(self.value.parameters(), c.behaviour_learning_rate),
+        }
+
+    def updates_due(self, step: int) -> int:
+        c = self.config
+        return c.updates_each_time if step >= c.random_steps and step % c.update_every == 0 else 0
+
+    def initial_state(self, num_envs: int) -> dict[str, Tensor]:
+        """The belief, and the action that was taken on it."""
+        belief = self.rssm.initial(num_envs)
+        return {"action": self.draws.new_zeros(num_envs, self.action_dim), **belief._asdict()}
+
+    @torch.no_grad()
+    def act(
+        self, obs: UInt8[Tensor, "b f c h w"], state: dict[str, Tensor], *, explore: bool
+    ) -> tuple[Float[Tensor, "b a"], dict[str, Tensor]]:
+        deter = self.rssm.advance(Belief(state["deter"], state["stoch"]), state["action"])
+        posterior = self.rssm.posterior(deter, self.rssm.from_embed(self.encoder(centred(obs[:, -1]))))
+        belief = Belief(deter, posterior.rsample() if explore else posterior.mean)
+        policy = self.policy(belief)
+        action = policy.rsample()[0] if explore else self.likeliest(policy)
+        return action, {"action": action, **belief._asdict()}
+
+    def policy(self, belief: Belief) -> SquashedNormal:
+        mean, std = self.actor(belief.features).chunk(2, dim=-1)
+        return SquashedNormal(5 * (mean / 5).tanh(), (F.softplus(std) + 0.1).log())
+
+    def likeliest(self, policy: SquashedNormal) -> Float[Tensor, "b a"]:
+        """Of the actions that the fixed draws lead to."""
+        action, log_prob = policy.at(self.draws.expand(-1, *policy.mean.shape))  # [K, B, A], [K, B]
+        return action.take_along_dim(log_prob.argmax(0)[None, :, None], dim=0)[0]
+
+    def update(self, replay: Replay, step: int) -> Metrics:
+        return self.learn(replay.sample_sequences(self.config.batch_size, self.config.sequence_length))
+
+    def learn(self, batch: Sequence) -> Metrics:
+        """One learning step: of the model on what was seen, of the behaviour on what is imagined from there."""
+        belief, metrics = self.update_model(batch)
+        start = Belief(belief.deter.flatten(0, 1), belief.stoch.flatten(0, 1))
+        return metrics | self.update_behaviour(start)
+
+    def update_model(self, batch: Sequence) -> tuple[Belief, Metrics]:
+        """Also the beliefs, as they were before the update; without gradient."""
+        c = self.config
+        image, action, reward, _, first = (part[:, 1:] for part in batch)
+        image = centred(image.flatten(0, 1))  # [B*T, C, H, W]
+        embed = self.encoder(image).unflatten(0, first.shape)
+        belief, prior, posterior = self.rssm.observe(embed, action, first)
+        reward_loss = masked_error(self.reward(belief.features).squeeze(-1), reward, first)
+        kl = balanced_kl(posterior, prior, c.prior_train_steps)
+        loss = reward_loss + self.log_multiplier.detach().exp() * (kl - c.target_kl)
+        belief = belief.detach()  # nothing else trains the model
+
+        decoded = self.probe(belief.features.flatten(0, 1))
+        error = (decoded - image).square()
+        probe_loss = 0.5 * error.sum((1, 2, 3)).mean()
+        if c.joint_clip:
+            self.descend("model", "probe", loss=loss + probe_loss, max_norm=c.max_norm)
+        else:
+            self.descend("model", loss=loss, max_norm=c.max_norm)
+            self.descend("probe", loss=probe_loss, max_norm=c.max_norm)
+        self.descend("multiplier", loss=-self.log_multiplier * (kl.detach() - c.target_kl))
+        return belief, {
+            "model/loss": loss.detach(),
+            "model/reward_loss": reward_loss.detach(),
+            "model/kl": kl.detach(),
+            "multiplier/value": self.log_multiplier.detach().exp(),
+            "probe/loss": probe_loss.detach(),
+            "probe/psnr": -10 * (error.detach().mean() / 4).log10(),  # of pixels in [0, 1]
+        }
+
+    def update_behaviour(self, start: Belief) -> Metrics:
+        c = self.config
+        imagined = self.imagine(start)
+        features = imagined.features  # [H, N, D]
+        reward, value = self.reward(features[:-1]).squeeze(-1), self.value(features).squeeze(-1)
+        returns = lambda_returns(reward, value[1:], c.discount, c.return_lambda)
+        entropy = self.entropy(imagined)
+        loss = -returns.mean() - c.entropy_coef * entropy
+        self.descend("actor", loss=loss, max_norm=c.max_norm)
+
+        returns = returns.detach()
+        prediction = self.value(features[:-1].detach()).squeeze(-1)
+        value_loss = 0.5 * (prediction - returns).square().mean()
+        self.descend("value", loss=value_loss, max_norm=c.max_norm)
+        return {
+            "actor/loss": loss.detach(),
+            "actor/entropy": entropy.detach(),
+            "actor/return": returns.mean(),
+            "actor/reward": reward.detach().mean(),
+            "value/loss": value_loss.detach(),
+            "value/mean": prediction.detach().mean(),
+        }
+
+    def imagine(self, belief: Belief) -> Belief:
+        """What the policy would meet, step after step."""
+        steps = []
+        for _ in range(self.config.horizon - 1):
+            action, _ = self.policy(belief.detach()).rsample()  # later actions reach this one through the model alone
+            belief = self.rssm.imagine(belief, action)
+            steps.append(belief)
+        deter, stoch = (torch.stack(part) for part in zip(*steps, strict=True))
+        return Belief(deter, stoch)
+
+    def entropy(self, belief: Belief) -> Float[Tensor, ""]:
+        """Of the policy after the tanh, in nats: no formula is known, so it is estimated from samples."""
+        policy = self.policy(belief)
+        noise = policy.mean.new_empty(self.config.entropy_samples, *policy.mean.shape).normal_()
+        return -policy.at(noise)[1].mean()
+
+
+def encoder_layers() -> list[nn.Module]:
+    return [
+        *(nn.Conv2d(3, 32, 4, 2), nn.ReLU()),
+        *(nn.Conv2d(32, 64, 4, 2), nn.ReLU()),
+        *(nn.Conv2d(64, 128, 4, 2), nn.ReLU()),
+        *(nn.Conv2d(128, 256, 4, 2), nn.ReLU()),
+        nn.Flatten(),
+    ]
+
+
+def probe_layers() -> list[nn.Module]:
+    return [
+        nn.Unflatten(-1, (_EMBED, 1, 1)),
+        *(nn.ConvTranspose2d(_EMBED, 128, 5, 2), nn.ReLU()),
+        *(nn.ConvTranspose2d(128, 64, 5, 2), nn.ReLU()),
+        *(nn.ConvTranspose2d(64, 32, 6, 2), nn.ReLU()),
+        nn.ConvTranspose2d(32, 3, 6, 2),
+    ]
+
+
+def centred(image: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """Pixel values in [-1, 1]."""
+    return 2 * to_float(image) - 1
+
+
+def masked_error(
+    predicted: Float[Tensor, "b t"], reward: Float[Tensor, "b t"], first: Bool[Tensor, "b t"]
+) -> Float[Tensor, ""]:
+    """Half the squared error (the negative log-likelihood at unit variance, up to a constant), mean over all steps;
+    no reward leads to an episode's first frame, and it counts as no error."""
+    return 0.5 * ((predicted - reward).square() * ~first).mean()
+
+
+def balanced_kl(posterior: Gaussian, prior: Gaussian, prior_train_steps: int) -> Float[Tensor, ""]:
+    """KL(posterior || prior), mean over steps; its gradient moves the prior `prior_train_steps` times as much."""
+    moves_prior = kl_divergence(posterior.detach(), prior).mean()
+    moves_posterior = kl_divergence(posterior, prior.detach()).mean()
+    return (prior_train_steps * moves_prior + moves_posterior) / (prior_train_steps + 1)
+
+
+def lambda_returns(
+    reward: Float[Tensor, "h n"], next_value: Float[Tensor, "h n"], discount: float, return_lambda: float
+) -> Float[Tensor, "h n"]:
+    """R_t = r_t + gamma ((1 - lambda) v_{t+1} + lambda R_{t+1}); beyond the last step R is v."""
+    later, returns = next_value[-1], []
+    for r, v in zip(reward.flip(0), next_value.flip(0), strict=True):
+        later = r + discount * torch.lerp(v, later, return_lambda)
+        returns.append(later)
+    return torch.stack(returns[::-1])
