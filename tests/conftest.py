@@ -20,8 +20,13 @@ SMALL_OF: dict[str, dict] = {  # what else makes one small, by method
     "svea": {"overlay_images": 3},
     "sada": {"overlay_images": 3, "batch_size": 6},
     "repo": {
-        "sequence_length": 6, "deter_dim": 12, "stoch_dim": 4, "horizon": 4, "entropy_samples": 3,
-        "update_every": 5, "updates_each_time": 2,
+        "sequence_length": 6,
+        "deter_dim": 12,
+        "stoch_dim": 4,
+        "horizon": 4,
+        "entropy_samples": 3,
+        "update_every": 5,
+        "updates_each_time": 2,
     },
 }
 
