@@ -16,7 +16,16 @@ torch.set_num_threads(1)  # tests run side by side
 SPEC = EnvSpec(frames=3, image_size=64, action_dim=2)
 SHARED = Path(__file__).parents[2] / "shared"
 SMALL = {"batch_size": 4, "hidden_dim": 16, "embed_dim": 8, "random_steps": 5}  # of any agent on SAC's backbone
-SMALL_OF: dict[str, dict] = {}  # of others, and what else makes one small, by method
+SMALL_OF: dict[str, dict] = {  # of others, and what else makes one small, by method
+    "darla": {
+        "denoiser_updates": 1,
+        "vae_updates": 1,
+        "catch_up_updates": 2,
+        "num_latents": 4,
+        "sample_frames": 8,
+        "on_refusal": "continue",
+    },
+}
 
 
 def make_agent(name: str, speed: Speed = "plain", spec: EnvSpec = SPEC, **config) -> Agent:

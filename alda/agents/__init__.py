@@ -5,14 +5,18 @@ from typing import Any
 
 from alda.agents.alda import ALDA, ALDAConfig
 from alda.agents.base import Agent, AgentConfig
+from alda.agents.darla import DARLA, DARLAConfig
 from alda.agents.sac import SAC, SACConfig
+from alda.agents.sac_ae import SACAE, SACAEConfig
 from alda.types import EnvSpec
 
 __all__ = ["AGENTS", "Agent", "AgentConfig", "make_agent"]
 
 AGENTS: dict[str, tuple[type[AgentConfig], Callable[[Any, EnvSpec], Agent]]] = {
     "alda": (ALDAConfig, ALDA),
+    "darla": (DARLAConfig, DARLA),
     "sac": (SACConfig, SAC),
+    "sac_ae": (SACAEConfig, SACAE),
 }
 
 
