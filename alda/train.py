@@ -34,6 +34,7 @@ from alda.video import side_by_side, write_video
 _CHANGEABLE = {
     *("steps", "device", "replay_device", "checkpoint_minutes", "video_every", "eval_workers", "eval_beside"),
     "data.cache",
+    "agent.on_refusal",
 }
 _PARTS = ("act", "environment", "render", "sample", "update", "evaluation", "checkpoint", "idle", "other")
 

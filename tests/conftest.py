@@ -28,6 +28,14 @@ SMALL_OF: dict[str, dict] = {  # what else makes one small, by method
         "update_every": 5,
         "updates_each_time": 2,
     },
+    "darla": {
+        "denoiser_updates": 1,
+        "vae_updates": 1,
+        "catch_up_updates": 2,
+        "num_latents": 4,
+        "sample_frames": 8,
+        "on_refusal": "continue",
+    },
 }
 
 

@@ -29,6 +29,17 @@ OWNED = {
     "drq": {"critic": {"critic", "representation.net"}, **SAC_HEADS},
     "svea": {"critic": {"critic", "representation.net"}, **SAC_HEADS},
     "sada": {"critic": {"critic", "representation.net"}, **SAC_HEADS},
+    "sac_ae": {
+        "critic": {"critic", "representation.net"},
+        "encoder+decoder": {"critic", "representation.net", "decoder"},
+        **SAC_HEADS,
+    },
+    "darla": {
+        "denoiser": {"denoiser"},
+        "vae": {"representation.encoder", "decoder"},
+        "critic": {"critic", "representation.history"},
+        **SAC_HEADS,
+    },
     "repo": {
         "model": {"encoder", "rssm", "reward"},
         "probe": {"probe"},

@@ -11,6 +11,7 @@ from alda.errors import UserError
 Norm = Literal["instance", "layer", "none"]
 _WIDTHS = (32, 64, 128, 256)  # channels after each halving of the image, as released
 _HIDDEN = 256
+_ELU_WIDTHS = (32, 32, 64, 64)  # the same of DARLA's
 
 
 def _block(conv: nn.Module, channels: int, norm: Norm) -> list[nn.Module]:
@@ -101,6 +102,61 @@ class StackEncoder(nn.Module):
 
     def forward(self, stack: Float[Tensor, "b fc h w"]) -> Float[Tensor, "b d"]:
         return self.convs(stack)
+
+
+class StackDecoder(nn.Module):
+    """`in_dim` numbers -> a stack of frames, unbounded: StackEncoder the other way round, as in SAC+AE."""
+
+    def __init__(self, in_dim: int, frames: int, image_size: int, channels: int = 32, depth: int = 4) -> None:
+        super().__init__()
+        largest = (image_size - 3) // 2 + 1  # side of the feature maps next to the image
+        side = largest - 2 * (depth - 1)
+        self.head = nn.Sequential(
+            nn.Linear(in_dim, channels * side * side), nn.ReLU(), nn.Unflatten(-1, (channels, side, side))
+        )
+        convs: list[nn.Module] = []
+        for _ in range(depth - 1):
+            convs += [nn.ConvTranspose2d(channels, channels, 3), nn.ReLU()]
+        remainder = image_size - (2 * largest + 1)
+        self.convs = Convolutions(*convs, nn.ConvTranspose2d(channels, 3 * frames, 3, 2, output_padding=remainder))
+
+    def forward(self, code: Float[Tensor, "b d"]) -> Float[Tensor, "b fc h w"]:
+        return self.convs(self.head(code))
+
+
+class EluEncoder(nn.Module):
+    """One frame -> flat features: four convolutions that halve the image, each with an ELU, as in DARLA."""
+
+    def __init__(self, image_size: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for i, o in zip((3, *_ELU_WIDTHS), _ELU_WIDTHS, strict=False):
+            layers += [nn.Conv2d(i, o, 4, 2, 1), nn.ELU()]
+        self.convs = Convolutions(*layers, nn.Flatten())
+        self.out_dim = _ELU_WIDTHS[-1] * _sides(image_size)[-1] ** 2
+
+    def forward(self, image: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        return self.convs(image)
+
+
+class EluDecoder(nn.Module):
+    """`in_dim` numbers -> logits of one frame: EluEncoder the other way round."""
+
+    def __init__(self, in_dim: int, image_size: int) -> None:
+        super().__init__()
+        sides = _sides(image_size)[::-1]
+        smallest = (_ELU_WIDTHS[-1], sides[0], sides[0])
+        self.head = nn.Sequential(
+            nn.Linear(in_dim, _ELU_WIDTHS[-1] * sides[0] ** 2), nn.ELU(), nn.Unflatten(-1, smallest)
+        )
+        chans = (*_ELU_WIDTHS[::-1], 3)
+        layers: list[nn.Module] = []
+        for i, o, side, doubled in zip(chans, chans[1:], sides, sides[1:], strict=False):
+            layers += [nn.ConvTranspose2d(i, o, 4, 2, 1, output_padding=doubled - 2 * side), nn.ELU()]
+        self.convs = Convolutions(*layers[:-1])
+
+    def forward(self, code: Float[Tensor, "n d"]) -> Float[Tensor, "n c h w"]:
+        return self.convs(self.head(code))
 
 
 class HistoryEncoder(nn.Module):

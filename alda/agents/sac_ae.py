@@ -1,0 +1,85 @@
+"""SAC+AE (Yarats et al., 2019): SAC whose critic's features must also let a decoder rebuild the stack of frames.
+
+stack -> convolutions -+-> the critic's bottleneck -+-> Q-functions
+                       |                            '-> decoder -> stack
+                       '-> (detached) the actor's bottleneck -> policy
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.optim import Adam
+
+from alda.agents.alda import psnr
+from alda.agents.base import parameters_of
+from alda.agents.sac import SAC, SACConfig
+from alda.nets.conv import StackDecoder
+from alda.nets.mlp import initialize_
+from alda.nets.representation import Ends, PixelEncoder, to_float
+from alda.types import EnvSpec, Metrics, Transition
+
+
+@dataclass(frozen=True)
+class SACAEConfig(SACConfig):
+    embed_dim: int = 50
+    """Width of the normalised bottleneck of actor and critic; the decoder reads the critic's."""
+    latent_coef: float = 1e-6
+    """Weight of half the squared length of the code, which pulls it towards zero."""
+    decoder_weight_decay: float = 1e-7
+    """L2 penalty on the decoder's parameters, added to their gradient."""
+
+
+class SACAE(SAC):
+    config: SACAEConfig
+
+    def __init__(self, config: SACAEConfig, spec: EnvSpec) -> None:
+        c = config
+        super().__init__(c, spec, PixelEncoder(spec, depth=4, last_relu=True))
+        self.decoder = StackDecoder(c.embed_dim, spec.frames, spec.image_size)
+        self.decoder.apply(initialize_)
+        # Besides the critic's Adam, which owns them too: each keeps moments of its own loss.
+        self.optimizers["encoder"] = Adam(parameters_of(self.representation, self.critic.trunk), c.learning_rate)
+        decoder = self.decoder.parameters()
+        self.optimizers["decoder"] = Adam(decoder, c.learning_rate, weight_decay=c.decoder_weight_decay)
+
+    def update_representation(self, batch: Transition, ends: Ends) -> Metrics:
+        """Looks anew, since the critic's step has moved the encoder."""
+        stack = batch.obs.flatten(1, 2)
+        target = five_bits(stack, torch.rand(stack.shape, device=stack.device))
+        code = self.code(batch.obs)
+        decoded = self.decoder(code)
+        reconstruction = F.mse_loss(decoded, target)
+        penalty = 0.5 * code.square().sum(-1).mean()
+        loss = reconstruction + self.config.latent_coef * penalty
+        self.descend("encoder", "decoder", loss=loss)
+        return {
+            "autoencoder/loss": loss.detach(),
+            "autoencoder/reconstruction": reconstruction.detach(),
+            "autoencoder/penalty": penalty.detach(),
+            "autoencoder/psnr": psnr(newest(decoded.detach()), to_float(batch.obs[:, -1])),
+        }
+
+    def code(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b e"]:
+        """What the Q-functions and the decoder read."""
+        return self.critic.trunk(self.representation(obs))
+
+    @torch.no_grad()
+    def reconstruct(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "b c h w"]:
+        return (newest(self.decoder(self.code(obs))) * 255).round().to(torch.uint8)
+
+    @torch.no_grad()
+    def diagnose(self, obs: UInt8[Tensor, "b f c h w"]) -> Metrics:
+        return {"psnr": psnr(newest(self.decoder(self.code(obs))), to_float(obs[:, -1]))}
+
+
+def five_bits(stack: UInt8[Tensor, "*n"], noise: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Pixels in 32 steps from -0.5 to 0.5; uniform noise in [0, 1) spreads each over its step."""
+    return (stack // 8 + noise) / 32 - 0.5
+
+
+def newest(decoded: Float[Tensor, "b fc h w"]) -> Float[Tensor, "b c h w"]:
+    """Of a decoded stack, the newest frame, in [0, 1]."""
+    return (decoded[:, -3:] + 0.5).clamp(0, 1)
