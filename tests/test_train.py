@@ -16,7 +16,8 @@ from conftest import small_config
 from PIL import Image
 
 import alda.train
-from alda.agents.alda import TRAVERSED, ALDAConfig
+from alda.agents.alda import ALDAConfig
+from alda.agents.decoding import TRAVERSED
 from alda.config import Config, EnvConfig, load_config, to_json
 from alda.envs.data import Data
 from alda.envs.pool import ProcessPool

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, AdamW
 
 from alda.agents.base import parameters_of
+from alda.agents.decoding import TRAVERSED, led_through, psnr, to_pixels
 from alda.agents.sac import SAC, SACConfig
 from alda.errors import UserError
 from alda.latents import LatentConfig, make_latent
@@ -24,8 +25,6 @@ from alda.nets.conv import FrameDecoder, FrameEncoder, HistoryEncoder, Norm
 from alda.nets.mlp import Activation, initialize_
 from alda.nets.representation import Ends, Representation, to_float
 from alda.types import EnvSpec, Metrics, Transition
-
-TRAVERSED = 9  # pictures of each latent in a traversal
 
 
 @dataclass(frozen=True)
@@ -103,10 +102,9 @@ class ALDA(SAC):
     def traverse(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "l v c h w"]:
         """Over the range that the latent model gives, from the first of these observations."""
         encoded, memory = self.representation.newest(obs), self.representation.memory
-        sweep = memory.sweep(encoded, TRAVERSED)  # [L, V]
-        codes = memory(encoded[:1]).decode.repeat(*sweep.shape, 1)  # [L, V, L]
-        codes.diagonal(dim1=0, dim2=2).copy_(sweep.T)
-        return to_pixels(self._newest(codes.flatten(0, 1))).unflatten(0, sweep.shape)
+        values = memory.sweep(encoded, TRAVERSED)  # [L, V]
+        codes = led_through(memory(encoded[:1]).decode[0], values)
+        return to_pixels(self._newest(codes.flatten(0, 1))).unflatten(0, values.shape)
 
     @torch.no_grad()
     def diagnose(self, obs: UInt8[Tensor, "b f c h w"]) -> Metrics:
@@ -173,13 +171,3 @@ class AssociativeEncoder(Representation):
         # Where the critic moves the encoder, the decoder's loss needs a second look at what it has become.
         encoded = None if self.critic_reaches_encoder else trained.flatten(0, 1)
         return Ends(self.history(code[:, :-1]), next_features, encoded)
-
-
-def to_pixels(image: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
-    """From [0, 1]."""
-    return (image * 255).round().to(torch.uint8)
-
-
-def psnr(image: Float[Tensor, "n c h w"], truth: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
-    """Peak signal-to-noise ratio of images in [0, 1], in dB."""
-    return -10 * F.mse_loss(image, truth).log10()

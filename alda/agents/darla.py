@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from alda.agents.alda import psnr
 from alda.agents.base import parameters_of
+from alda.agents.decoding import TRAVERSED, led_through, psnr, to_pixels
 from alda.agents.sac import SAC, SACConfig
 from alda.errors import LearningError, UserError
 from alda.nets.conv import EluDecoder, EluEncoder, HistoryEncoder
@@ -213,17 +213,14 @@ class DARLA(SAC):
     @torch.no_grad()
     def reconstruct(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "b c h w"]:
         mean, _ = self.representation.encoder(to_float(obs[:, -1]))
-        return to_bytes(self.paint(mean))
+        return to_pixels(self.paint(mean))
 
     @torch.no_grad()
     def traverse(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "l v c h w"]:
-        """Nine values of each latent, from -3 to 3 standard deviations of the prior."""
+        """From -3 to 3 standard deviations of the prior."""
         mean, _ = self.representation.encoder(to_float(obs[:1, -1]))
-        size, values = mean.shape[1], torch.linspace(-3, 3, 9, device=mean.device)
-        codes = mean.repeat(size, len(values), 1)  # [L, V, L]
-        each = torch.arange(size, device=mean.device)
-        codes[each, :, each] = values
-        return to_bytes(self.paint(codes.flatten(0, 1))).unflatten(0, (size, len(values)))
+        values = torch.linspace(-3, 3, TRAVERSED, device=mean.device).expand(mean.shape[1], -1)
+        return to_pixels(self.paint(led_through(mean[0], values).flatten(0, 1))).unflatten(0, values.shape)
 
     @torch.no_grad()
     def diagnose(self, obs: UInt8[Tensor, "b f c h w"]) -> Metrics:
@@ -317,7 +314,3 @@ def rectangles(corners: Float[Tensor, "b 2 2"], size: int) -> Bool[Tensor, "b 1 
 def divergence_from_prior(mean: Float[Tensor, "b l"], log_var: Float[Tensor, "b l"]) -> Float[Tensor, "b l"]:
     """KL divergence of each latent's Gaussian from the standard one, in nats."""
     return 0.5 * (mean.square() + log_var.exp() - 1 - log_var)
-
-
-def to_bytes(image: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
-    return (image * 255).round().to(torch.uint8)

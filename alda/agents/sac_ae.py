@@ -13,8 +13,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.optim import Adam
 
-from alda.agents.alda import psnr
 from alda.agents.base import parameters_of
+from alda.agents.decoding import psnr, to_pixels
 from alda.agents.sac import SAC, SACConfig
 from alda.nets.conv import StackDecoder
 from alda.nets.mlp import initialize_
@@ -68,7 +68,7 @@ class SACAE(SAC):
 
     @torch.no_grad()
     def reconstruct(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "b c h w"]:
-        return (newest(self.decoder(self.code(obs))) * 255).round().to(torch.uint8)
+        return to_pixels(newest(self.decoder(self.code(obs))))
 
     @torch.no_grad()
     def diagnose(self, obs: UInt8[Tensor, "b f c h w"]) -> Metrics:
