@@ -18,8 +18,8 @@ SHARED = Path(__file__).parents[2] / "shared"
 SMALL = {"batch_size": 4, "hidden_dim": 16, "embed_dim": 8, "random_steps": 5}  # of any agent on SAC's backbone
 SMALL_OF: dict[str, dict] = {  # of others, and what else makes one small, by method
     "darla": {
-        "denoiser_updates": 1,
-        "vae_updates": 1,
+        "denoiser_updates": 4,
+        "vae_updates": 4,
         "catch_up_updates": 2,
         "num_latents": 4,
         "sample_frames": 8,
