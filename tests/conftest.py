@@ -29,8 +29,8 @@ SMALL_OF: dict[str, dict] = {  # what else makes one small, by method
         "updates_each_time": 2,
     },
     "darla": {
-        "denoiser_updates": 1,
-        "vae_updates": 1,
+        "denoiser_updates": 4,
+        "vae_updates": 4,
         "catch_up_updates": 2,
         "num_latents": 4,
         "sample_frames": 8,
