@@ -5,8 +5,8 @@ from reference import Reference
 from torch.nn.functional import softplus
 
 from alda.agents.alda import ALDA, ALDAConfig
-from alda.agents.decoding import TRAVERSED, psnr
 from alda.agents.base import parameters_of
+from alda.agents.decoding import TRAVERSED, psnr
 from alda.replay import Replay
 from alda.types import Transition
 

@@ -56,6 +56,26 @@ SAC_SIZES = {"batch_size": 16, "hidden_dim": 128, "embed_dim": 64, "random_steps
 PLANS = {
     "alda": Plan(32, settings=SAC_SIZES),
     "sac": Plan(settings=SAC_SIZES),
+    "sac_ae": Plan(32, settings=SAC_SIZES),
+    "darla": Plan(
+        32,
+        settings={
+            **SAC_SIZES,
+            "denoiser_updates": 300, "vae_updates": 600, "beta_warm_up": 100, "vae_learning_rate": 1e-3,
+            "catch_up_updates": 200, "on_refusal": "continue",
+        },
+    ),
+    "repo": Plan(
+        64,
+        settings={
+            "random_steps": 200, "batch_size": 8, "sequence_length": 20, "update_every": 5, "updates_each_time": 2,
+            "hidden_dim": 64, "deter_dim": 64, "horizon": 8, "entropy_samples": 5, "discount": 0.9,
+            "model_learning_rate": 1e-3, "behaviour_learning_rate": 1e-3, "initial_multiplier": 1e-3,
+        },
+    ),
+    "drq": Plan(settings=SAC_SIZES),
+    "svea": Plan(settings={**SAC_SIZES, "overlay_images": 50}),
+    "sada": Plan(32, settings={**SAC_SIZES, "overlay_images": 50, "update_every": 1, "learning_rate": 1e-3}),
 }
 MARGIN = 3.0  # above the return of random actions, 11 of 20; the best is 18.5 or so
 
