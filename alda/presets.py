@@ -9,7 +9,9 @@ from typing import NamedTuple
 from alda.agents import AGENTS
 from alda.agents.alda import ALDAConfig
 from alda.agents.drq import DrQConfig
+from alda.agents.repo import RePoConfig
 from alda.agents.sac import SACConfig
+from alda.agents.sac_ae import SACAEConfig
 from alda.agents.sada import SADAConfig
 from alda.agents.svea import SVEAConfig
 from alda.config import Config, EnvConfig
@@ -57,8 +59,10 @@ _VARIANTS: dict[str, tuple[str, Config]] = {
     ),
     "drq_averaged": ("DrQ that averages over two shifts, as first published", Config(DrQConfig(num_shifts=2))),
     "sac_84": ("SAC at its native 84 pixels", Config(SACConfig(), EnvConfig(image_size=84))),
+    "sac_ae_84": ("SAC+AE at its native 84 pixels", Config(SACAEConfig(), EnvConfig(image_size=84))),
     "drq_84": ("DrQ at its native 84 pixels", Config(DrQConfig(), EnvConfig(image_size=84))),
     "svea_84": ("SVEA at its native 84 pixels", Config(SVEAConfig(), EnvConfig(image_size=84))),
+    "repo_repeat_2": ("RePo at its native action repeat 2", Config(RePoConfig(), EnvConfig(action_repeat=2))),
     "sada_84": (
         "SADA at its native 84 pixels and action repeat 2",
         Config(SADAConfig(), EnvConfig(image_size=84, action_repeat=2)),

@@ -31,7 +31,9 @@ def test_a_variant_differs_from_its_method_and_learns(name, replay):
     assert dataclasses.replace(config, name=plain.name) != plain
     assert from_json(to_json(config), Path()) == dataclasses.replace(config, run_dir=Path())
     assert config.resolved().run_dir.parts[-2] == name
-    small = dataclasses.replace(config.agent, **{**SMALL, **SMALL_OF.get(config.method, {})})
+    sizes = {**SMALL, **SMALL_OF.get(config.method, {})}
+    sizes = {setting: value for setting, value in sizes.items() if hasattr(config.agent, setting)}
+    small = dataclasses.replace(config.agent, **sizes)
     spec = dataclasses.replace(SPEC, image_size=config.env.image_size)
     agent = agents.make_agent(small, spec)
     agent.prepare(Data())
