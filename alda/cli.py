@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from alda.envs.data import Data
-from alda.errors import UserError, WorkerError
+from alda.errors import LearningError, UserError, WorkerError
 
 
 def train(words: list[str]) -> None:
@@ -196,7 +196,7 @@ def doctor(words: list[str]) -> None:
 
 
 def bench(words: list[str]) -> None:
-    """measure speed and memory of methods on this machine, plain beside fast: about 3 minutes a method"""
+    """measure speed and memory of methods on this machine, plain beside fast: minutes a method, repo longer"""
     import signal
 
     import tyro
@@ -251,7 +251,7 @@ def main() -> None:
             COMMANDS[command](words)
         except UserError as error:
             sys.exit(_refuse(str(error)))
-        except (OSError, WorkerError) as error:
+        except (OSError, WorkerError, LearningError) as error:
             print(f"alda: {error}", file=sys.stderr)
             sys.exit(1)
         except KeyboardInterrupt:

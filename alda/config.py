@@ -112,6 +112,10 @@ class Config:
         """
         return {shift: self.world(shift) for shift in self.shifts}
 
+    def trained_in(self) -> World:
+        """The same of the world to train in."""
+        return self.world(self.train_shift)
+
     def world(self, shift: str) -> World:
         made_of = make_shift(shift=shift, data=self.data, **vars(self.env)).prepare()
         return describe_world(made_of, **vars(self.env))
@@ -153,7 +157,7 @@ class Config:
             make_shift(shift=shift, data=self.data, **vars(self.env))
         for name, value in {**vars(self), **_named("agent", self.agent), **_named("env", self.env)}.items():
             flag = "--" + name.replace("_", "-")
-            if name in ("seed", "video_every", "eval_workers"):
+            if name in ("seed", "video_every", "eval_workers", *(f"agent.{zero}" for zero in self.agent.from_zero)):
                 if value is not None and not 0 <= value < 2**32:
                     raise UserError(f"{flag} must be from 0 to 2^32 - 1, not {value}")
             elif isinstance(value, int) and not isinstance(value, bool) and value < 1:
@@ -164,6 +168,9 @@ class Config:
                 raise UserError(f"{flag} must be a lower and a higher number, not {value[0]} {value[1]}")
         if self.steps % self.num_envs:
             raise UserError(f"--steps must be a multiple of --num-envs, which {self.steps} is not of {self.num_envs}")
+        least = self.agent.least_capacity * self.num_envs
+        if self.replay_capacity < least:
+            raise UserError(f"--replay-capacity must be at least {least} for this method, not {self.replay_capacity}")
         if self.eval_beside and self.eval_workers == 0:
             raise UserError("--eval-beside needs processes that play, but there are --eval-workers 0")
         if self.compile and self.speed == "plain":

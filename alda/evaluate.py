@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 
 from alda.agents.base import Agent
 from alda.envs.pool import LocalPool, Pool, Result
+from alda.errors import LearningError
 from alda.records import World
 
 
@@ -168,6 +169,8 @@ class _Playing:
         with _one_thread(), torch.random.fork_rng(devices=devices):  # training's random numbers stay as they are
             torch.manual_seed(self.job.seed + self.episode.length)
             action, self.state = agent.act(torch.from_numpy(obs)[None].to(device), self.state, explore=False)
+        if not action.isfinite().all():
+            raise LearningError("the policy has diverged, its actions are not numbers", sound=False)
         return action[0].cpu().numpy()
 
 

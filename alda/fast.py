@@ -36,7 +36,7 @@ def accelerate(agent: Agent, speed: Speed, *, compiled: bool = False) -> Agent:
     device = next(agent.parameters()).device
     for module in agent.modules():
         if isinstance(module, Representation):
-            module.one_pass = True
+            module.one_pass = agent.shares_frames
         if getattr(module, "low_precision", False):
             if has_bfloat16(device.type):
                 module.forward = _in_bfloat16(module.forward, device.type)

@@ -6,6 +6,7 @@
 Where the connection ends, the process saves a checkpoint and stops: when it is asked to, and when train_seeds has died.
 """
 
+import importlib
 import json
 import os
 import pickle
@@ -24,6 +25,7 @@ from threading import Thread
 from types import FrameType
 from typing import IO
 
+from alda.agents import make_agent, modules_of
 from alda.config import Config
 from alda.console import Display, displays
 from alda.envs.pool import cause_of_death, count_cores, default_workers
@@ -31,6 +33,7 @@ from alda.errors import UserError, WorkerError
 from alda.gpu_sharing import Sharing, shared_gpu
 from alda.process import collected_signals
 from alda.train import train
+from alda.types import EnvSpec
 
 _MOST_BYTES = 2**16  # of a message
 _LONGEST = 5_000  # characters of a line
@@ -45,22 +48,24 @@ def train_seeds(config: Config) -> None:
     at their end the exit code is 1. SIGINT and SIGTERM save checkpoints of all and end the process with 128 plus the
     signal's number; a second one kills them.
     """
-    if type(config.agent).__module__ == "__main__":
-        raise UserError(
-            "processes for --seeds cannot find a method that is written in the program itself: move it to a file of "
-            "its own and import that, or train one --seed at a time"
-        )
     configs = [_alone(config, seed) for seed in config.seeds]
     if len(set(config.seeds)) < len(configs):
         raise UserError(f"--seeds must differ from one another, not {' '.join(map(str, config.seeds))}")
     first, *_ = [single.resolved() for single in configs]
     assert first.device is not None
+    modules = modules_of(make_agent(config.agent, EnvSpec(config.env.frames, config.env.image_size, action_dim=1)))
+    if "__main__" in modules:
+        raise UserError(
+            "processes for --seeds cannot find what is written in the program itself: move the method or latent model "
+            "to a file of its own and import that, or train one --seed at a time"
+        )
     first.worlds()  # may shrink videos for a minute, once for all
+    first.trained_in()
     names = [f"seed {seed}: " for seed in config.seeds]
     with _exit_at_sigterm(), collected_signals() as caught, displays(names, config.steps) as shown:
         say = partial(shown[0].console.print, highlight=False, markup=False, soft_wrap=True)
         with shared_gpu(first.device, say) as sharing:
-            fates = _train_all(list(zip(configs, shown, strict=True)), sharing, caught, say)
+            fates = _train_all(list(zip(configs, shown, strict=True)), modules, sharing, caught, say)
         if failed := fates.count("failed"):
             say(f"{failed} of {len(fates)} seeds failed; the same command goes on with what is unfinished")
     if failed:
@@ -122,14 +127,18 @@ class _Child:
 
 
 def _train_all(
-    runs: list[tuple[Config, Display]], sharing: Sharing, caught: list[int], say: Callable[[str], None]
+    runs: list[tuple[Config, Display]],
+    modules: list[str],
+    sharing: Sharing,
+    caught: list[int],
+    say: Callable[[str], None],
 ) -> list[str]:
     """Starts a process for each and shows what they say until all have ended; how they did."""
     threads = max(1, count_cores() // len(runs))
     children: list[_Child] = []
     try:
         for config, display in runs:
-            children.append(_start(config, display, threads, sharing))
+            children.append(_start(config, modules, display, threads, sharing))
         return _attend(children, caught, say)
     except (KeyboardInterrupt, SystemExit):  # a second signal
         for child in children:
@@ -142,7 +151,7 @@ def _train_all(
             child.output.close()
 
 
-def _start(config: Config, display: Display, threads: int, sharing: Sharing) -> _Child:
+def _start(config: Config, modules: list[str], display: Display, threads: int, sharing: Sharing) -> _Child:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # messages whole, or not at all
     output = tempfile.TemporaryFile()  # noqa: SIM115 (closed in the end)
     with theirs:
@@ -161,7 +170,7 @@ def _start(config: Config, display: Display, threads: int, sharing: Sharing) -> 
             },
         )
     with suppress(ConnectionError):  # if it died at once, so much will be heard
-        ours.send(pickle.dumps(config))
+        ours.send(pickle.dumps((modules, config)))
     return _Child(display, process, ours, output)
 
 
@@ -239,7 +248,10 @@ def main() -> None:
         sys.exit("nobody is there")
     Thread(target=_stop_with, args=(connection,), daemon=True).start()
     try:
-        train(pickle.loads(given), partial(Told, connection))
+        modules, config = pickle.loads(given)
+        for module in modules:
+            importlib.import_module(module)
+        train(config, partial(Told, connection))
     except (UserError, OSError, WorkerError) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:  # before the run began

@@ -68,6 +68,7 @@ def train(config: Config, make_display: Callable[[int, int], Display] = Display)
     config = _requested(config)
     assert config.run_dir is not None
     worlds = config.worlds()  # may shrink videos for a minute; nothing is lost if it is stopped
+    config.trained_in()
     config.run_dir.mkdir(parents=True, exist_ok=True)
     with only_one(config.run_dir), collected_signals() as caught:
         run = Run(config, worlds, caught, make_display)
@@ -173,9 +174,8 @@ class Run:
                 )
             write_json(self.run_dir / "config.json", to_json(config))
             self.logger = Logger(self.run_dir, config.device)
-            write_json(
-                self.run_dir / "meta.json", {"spec": vars(self.spec), **prepared, **describe_machine(config.device)}
-            )
+            made_of = {"spec": vars(self.spec), "trained_in": config.trained_in(), **prepared}
+            write_json(self.run_dir / "meta.json", {**made_of, **describe_machine(config.device)})
 
     def loop(self) -> None:
         at, config = self.at, self.config
@@ -320,8 +320,8 @@ class Run:
             with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
                 self.player = self._new_agent()
         self.player.load_state_dict(weights)
-        self.beside.catch_up()
         self.evaluation = self._evaluation(self.player, when, filmed=filmed)
+        self.beside.catch_up()
 
     def follow_evaluation(self, *, wait: bool = False) -> None:
         """The evaluation that is under way goes on as far as it can without waiting, or waits for a step of it."""

@@ -33,6 +33,7 @@ SMALL_OF: dict[str, dict] = {  # what else makes one small, by method
         "vae_updates": 4,
         "catch_up_updates": 2,
         "num_latents": 4,
+        "active_range": (0, 4),
         "sample_frames": 8,
         "on_refusal": "continue",
     },

@@ -7,6 +7,7 @@ from torch.nn.functional import softplus
 from alda.agents.alda import ALDA, ALDAConfig
 from alda.agents.base import parameters_of
 from alda.agents.decoding import TRAVERSED, psnr
+from alda.fast import accelerate
 from alda.replay import Replay
 from alda.types import Transition
 
@@ -276,3 +277,20 @@ def test_bioae_adds_the_weights_of_its_decoder_to_the_loss():
     rest = metrics["autoencoder/loss"] - metrics["autoencoder/reconstruction"]
     expected = (0.5 * metrics["autoencoder/energy"].item() + 0.03 * dense) / 12_288
     assert rest.item() == pytest.approx(expected, rel=1e-3)
+
+
+class Shaken(ALDA):
+    """Moves obs and next_obs on their own, so that they have no frame in common."""
+
+    def augment(self, batch):
+        return batch._replace(obs=batch.obs.roll(1, -1))
+
+
+def test_frames_are_shared_only_where_the_method_leaves_them_alone():
+    for kind, shared in ((ALDA, True), (Shaken, False)):
+        agent = accelerate(kind(ALDAConfig(**SIZES), SPEC), "fast")
+        assert agent.representation.one_pass is shared
+    batch = agent.augment(fill(Replay(SPEC, 100, 0.99)).sample(3))
+    torch.testing.assert_close(
+        agent.representation.both_ends(batch).next_features, agent.representation(batch.next_obs)
+    )

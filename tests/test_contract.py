@@ -19,25 +19,26 @@ MOST_UPDATES = 10  # in which a small agent of any method comes to all of its st
 
 # Which optimisers a loss steps, and what moves.
 SAC_HEADS = {"actor": {"actor"}, "temperature": {"log_temperature"}}
+CRITIC = {"critic.trunk", "critic.q"}
 OWNED = {
     "alda": {
-        "critic": {"critic", "representation.history"},
+        "critic": {*CRITIC, "representation.history"},
         "autoencoder": {"representation.encoder", "decoder"},
         **SAC_HEADS,
     },
-    "sac": {"critic": {"critic", "representation.net"}, **SAC_HEADS},
-    "drq": {"critic": {"critic", "representation.net"}, **SAC_HEADS},
-    "svea": {"critic": {"critic", "representation.net"}, **SAC_HEADS},
-    "sada": {"critic": {"critic", "representation.net"}, **SAC_HEADS},
+    "sac": {"critic": {*CRITIC, "representation.net"}, **SAC_HEADS},
+    "drq": {"critic": {*CRITIC, "representation.net"}, **SAC_HEADS},
+    "svea": {"critic": {*CRITIC, "representation.net"}, **SAC_HEADS},
+    "sada": {"critic": {*CRITIC, "representation.net"}, **SAC_HEADS},
     "sac_ae": {
-        "critic": {"critic", "representation.net"},
-        "encoder+decoder": {"critic", "representation.net", "decoder"},
+        "critic": {*CRITIC, "representation.net"},
+        "encoder+decoder": {"critic.trunk", "representation.net", "decoder"},
         **SAC_HEADS,
     },
     "darla": {
         "denoiser": {"denoiser"},
         "vae": {"representation.encoder", "decoder"},
-        "critic": {"critic", "representation.history"},
+        "critic": {*CRITIC, "representation.history"},
         **SAC_HEADS,
     },
     "repo": {
@@ -146,6 +147,7 @@ def test_a_loaded_agent_continues_bit_for_bit(name, speed, replay):
 @pytest.mark.parametrize("name", AGENTS)
 def test_fast_is_close_to_plain(name, replay):
     """bfloat16 keeps eight bits: losses agree to a few percent after a few updates from equal weights."""
+    low = alda.fast.has_bfloat16("cpu")
     results = []
     for speed in SPEEDS:
         agent = make(name, speed)
@@ -154,7 +156,8 @@ def test_fast_is_close_to_plain(name, replay):
     for plain, fast in zip(*results, strict=True):
         for key in plain:
             if "retrieval" not in key and "commitment" not in key and "quantization" not in key:
-                assert fast[key].item() == pytest.approx(plain[key].item(), rel=0.1, abs=0.05), key
+                expected = pytest.approx(plain[key].item(), rel=0.1 if low else 1e-3, abs=0.05 if low else 1e-4)
+                assert fast[key].item() == expected, key
 
 
 def test_only_image_layers_run_at_low_precision(replay):
@@ -196,7 +199,7 @@ def test_every_loss_trains_exactly_its_own_parts(name, replay):
 
 def part_of(parameter):
     parts = parameter.split(".")
-    return ".".join(parts[:2]) if parts[0] == "representation" else parts[0]
+    return ".".join(parts[:2]) if parts[0] in ("representation", "critic") else parts[0]
 
 
 OWN_SCHEDULE = {name for name, (_, agent) in AGENTS.items() if agent.updates_due is not Agent.updates_due}

@@ -91,11 +91,12 @@ def test_one_plain_look_at_a_batch_equals_the_cpu(name):
 
 @pytest.mark.parametrize("replay_device", ["cpu", "cuda"])
 @pytest.mark.parametrize("eval_workers", [0, 2])  # with processes, evaluation goes on beside learning
-def test_a_run_trains_and_resumes(tmp_path, replay_device, eval_workers):
+@pytest.mark.parametrize("method", ["alda", "repo"])
+def test_a_run_trains_and_resumes(tmp_path, replay_device, eval_workers, method):
     settings = {"device": "cuda", "replay_device": replay_device, "eval_workers": eval_workers}
-    config = config_for(tmp_path / "run", steps=20, **settings)
+    config = config_for(tmp_path / "run", method, steps=20, **settings)
     train(config)
     train(dataclasses.replace(config, steps=31))
     assert {row["step"] for row in records(tmp_path / "run") if "eval/train/return" in row} == {0, 10, 20, 30, 31}
-    agent = make_agent("alda", spec=dataclasses.replace(SPEC, action_dim=1))
+    agent = make_agent(method, spec=dataclasses.replace(SPEC, action_dim=1))
     assert load_weights(tmp_path / "run", agent) == 31

@@ -516,3 +516,9 @@ def test_reconstruct_and_diagnose_look_at_the_newest_frame(replay):
     by_latent = 0.5 * (mean**2 + log_var.exp() - 1 - log_var).mean(0)
     assert numbers["kl"].item() == pytest.approx(by_latent.sum().item(), rel=1e-5)
     assert numbers["active"] == sum(value > 0.05 for value in by_latent.tolist())
+
+
+@pytest.mark.parametrize("setting", [{"active_range": (6, 2)}, {"active_range": (6, 32), "num_latents": 4}])
+def test_a_criterion_that_nothing_can_meet_is_refused_before_anything_is_learned(setting):
+    with pytest.raises(UserError, match=r"no beta-VAE of .* can have"):
+        make("darla", **setting)

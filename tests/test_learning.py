@@ -66,7 +66,6 @@ PLANS = {
             "beta_warm_up": 100,
             "vae_learning_rate": 1e-3,
             "catch_up_updates": 200,
-            "on_refusal": "continue",
         },
     ),
     "repo": Plan(

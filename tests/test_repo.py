@@ -458,3 +458,23 @@ def test_what_does_not_fit_is_refused():
     for config in ({"sequence_length": 1}, {"horizon": 2}):
         with pytest.raises(UserError, match="at least"):
             RePo(RePoConfig(**config), SPEC)
+
+
+def test_the_probe_draws_what_beliefs_along_an_episode_hold():
+    agent, obs = make("repo"), some_sequences(1, 5).frame.transpose(0, 1).expand(5, 3, 3, 64, 64).contiguous()
+    state = agent.initial_state(1)
+    drawn = agent.reconstruct(obs)
+    for t in range(5):
+        _, state = agent.act(obs[t : t + 1], state, explore=False)
+        image = agent.probe(torch.cat([state["deter"], state["stoch"]], dim=-1))[0]  # in [-1, 1]
+        assert (drawn[t] - 127.5 * (image.clamp(-1, 1) + 1)).abs().max() <= 0.51
+    mse = ((drawn.double() - obs[:, -1].double()) / 255).square().mean()
+    assert agent.diagnose(obs)["psnr"].item() == pytest.approx(-10 * mse.log10().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"max_norm": 0.0}, {"initial_multiplier": 0.0}, {"return_lambda": 2.0}, {"horizon": 2}]
+)
+def test_settings_with_which_nothing_would_be_learned_are_refused(setting):
+    with pytest.raises(UserError, match="RePo needs"):
+        make("repo", **setting)

@@ -481,9 +481,10 @@ def test_fewer_steps_than_were_taken_are_refused(uncut, tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 10}\n'
 
 
-def test_a_policy_that_diverged_ends_the_run_with_a_sentence(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("where", ["training", "evaluation"])
+def test_a_policy_that_diverged_ends_the_run_with_a_sentence(tmp_path, monkeypatch, capsys, where):
     def nothing(self, obs, state, *, explore):
-        return torch.full((1, 1), torch.nan if explore else 0.0), state
+        return torch.full((1, 1), torch.nan if explore == (where == "training") else 0.0), state
 
     monkeypatch.setattr(alda.agents.alda.ALDA, "act", nothing)
     with pytest.raises(SystemExit) as stopped:
@@ -540,6 +541,8 @@ def test_a_run_may_train_in_a_shifted_world_and_be_evaluated_in_the_plain_one(tm
     first = run.replay._store["frame"][0]
     assert torch.equal(first, torch.from_numpy(recolored.reset(seed=seed)[0][-1]))
     assert not torch.equal(first, torch.from_numpy(plain.reset(seed=seed)[0][-1]))
+    meta = json.loads((tmp_path / "run" / "meta.json").read_text())
+    assert meta["trained_in"]["colors"] == config.world("color_hard")["colors"] != config.world("train")["colors"]
     (seed,) = episode_seeds(config.seed, 12, 1)
     played = play(run.agent, plain, seed).total
     assert records(tmp_path / "run")[-1]["eval/train/returns"] == [pytest.approx(played)]

@@ -38,7 +38,8 @@ class ALDAConfig(SACConfig, LatentConfig):
     recon: Literal["bce", "mse"] = "bce"
     """Reconstruction loss on pixels in [0, 1], mean over pixels: cross-entropy (released) or squared error."""
     recon_frames: Literal["last", "all"] = "last"
-    """Frames of the stack that are reconstructed: the newest (released) or all (paper)."""
+    """Frames of the stack that are reconstructed: the newest (released) or all (paper; always where the stack is one
+    image)."""
     norm: Norm = "instance"
     """Normalisation in encoder and decoder. instance: as released; it also removes some brightness and colour."""
     weight_decay: float = 0.1

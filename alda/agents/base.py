@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float, UInt8
@@ -14,17 +14,25 @@ from alda.envs.data import Data
 from alda.replay import Replay
 from alda.types import Metrics
 
-State = Any  # recurrent policy state; None for memoryless policies
+State = Any  # of a policy with a memory: tensors, or dicts of them, with the environment first; else None
 
 
 @dataclass(frozen=True)
 class AgentConfig:
+    from_zero: ClassVar[tuple[str, ...]] = ()
+    """Whole-number settings that may be 0; others are at least 1."""
+
     random_steps: int = 1_000
     """Agent steps taken at random before learning starts; as many updates then catch up (even: the actor's too)."""
     batch_size: int = 128
     """Transitions per update."""
     discount: float = 0.99
     """Discount factor per agent step."""
+
+    @property
+    def least_capacity(self) -> int:
+        """Transitions of each environment that a replay must hold."""
+        return 1
 
     def steady(self) -> "AgentConfig":
         """The same learning, without what comes before it and evenly spread over the steps: what benchmarks measure."""
@@ -39,6 +47,8 @@ class Agent(nn.Module, ABC):
     """
 
     hot: tuple[str, ...] = ()
+    shares_frames: bool = True
+    """Whether next_obs is learned from as obs moved on by one frame, as it comes from replay."""
 
     def __init__(self, config: AgentConfig) -> None:
         super().__init__()
@@ -70,7 +80,8 @@ class Agent(nn.Module, ABC):
         """Take one learning step."""
 
     def reconstruct(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "b c h w"] | None:
-        """What the agent believes the newest frame looks like; None where a method has no decoder."""
+        """What the agent believes the newest frames look like; None where a method has no decoder. An agent with a
+        memory takes them for an episode, one after the other."""
         return None
 
     def traverse(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "l v c h w"] | None:

@@ -9,7 +9,7 @@ All in one run: the first agent steps are random, then stage 1 is learned at onc
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +68,8 @@ class DARLAConfig(SACConfig):
     activation: Activation = "gelu"
     """Activation of actor and critic."""
 
+    from_zero: ClassVar[tuple[str, ...]] = ("denoiser_updates", "vae_updates", "catch_up_updates")
+
     def steady(self) -> "DARLAConfig":
         """Stage 2 alone."""
         return replace(self, random_steps=2, denoiser_updates=0, vae_updates=0, catch_up_updates=2)
@@ -82,6 +84,12 @@ class DARLA(SAC):
 
     def __init__(self, config: DARLAConfig, spec: EnvSpec) -> None:
         c = config
+        least, most = c.active_range
+        if not least <= min(most, c.num_latents):
+            raise UserError(
+                f"no beta-VAE of {c.num_latents} latents can have {least} to {most} active ones; change "
+                "--agent.active-range or --agent.num-latents"
+            )
         super().__init__(c, spec, FrozenEncoder(c, spec))
         self.denoiser = Denoiser(c.bottleneck_dim, spec.image_size)
         self.decoder = nn.Sequential(nn.Linear(c.num_latents, _HIDDEN), nn.ELU(), EluDecoder(_HIDDEN, spec.image_size))

@@ -1,6 +1,7 @@
 """DrQ (Yarats et al., 2021): SAC on randomly shifted images."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,8 @@ class DrQConfig(SACConfig):
     num_shifts: int = 1
     """Differently shifted copies of a batch that targets and Q losses are averaged over: K and M in the paper, there 2;
     1 as in DMControl-GB."""
+
+    from_zero: ClassVar[tuple[str, ...]] = ("pad",)
 
 
 class DrQ(SAC):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from alda.agents.base import Agent, AgentConfig, parameters_of
+from alda.agents.decoding import psnr, to_pixels
 from alda.errors import UserError
 from alda.nets.conv import Convolutions
 from alda.nets.distributions import SquashedNormal
@@ -73,6 +74,10 @@ class RePoConfig(AgentConfig):
     prior_train_steps: int = 5
     """How many times as much the KL divergence moves the prior as the posterior."""
 
+    @property
+    def least_capacity(self) -> int:
+        return 2 * self.sequence_length  # half of what is kept may be first frames
+
     def steady(self) -> "RePoConfig":
         every = max(1, self.update_every // self.updates_each_time)
         return replace(self, random_steps=2, update_every=every, updates_each_time=1)
@@ -90,6 +95,8 @@ class RePo(Agent):
             raise UserError(f"RePo needs images of 64x64 pixels, not {spec.image_size}x{spec.image_size}")
         if c.sequence_length < 2 or c.horizon < 3:
             raise UserError("RePo needs a sequence length of at least 2 and a horizon of at least 3")
+        if not (c.max_norm > 0 and c.initial_multiplier > 0 and c.return_lambda <= 1):
+            raise UserError("RePo needs a max norm and an initial multiplier above 0, and a return lambda of at most 1")
         self.action_dim = spec.action_dim
         width = c.deter_dim + c.stoch_dim
         self.encoder = Convolutions(*encoder_layers())
@@ -139,6 +146,19 @@ class RePo(Agent):
         """Of the actions that the fixed draws lead to."""
         action, log_prob = policy.at(self.draws.expand(-1, *policy.mean.shape))  # [K, B, A], [K, B]
         return action.take_along_dim(log_prob.argmax(0)[None, :, None], dim=0)[0]
+
+    @torch.no_grad()
+    def reconstruct(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "b c h w"]:
+        """What the probe finds in the beliefs along these frames, the first of which has no past."""
+        state, beliefs = self.initial_state(1), []
+        for one in obs.split(1):
+            _, state = self.act(one, state, explore=False)
+            beliefs.append(torch.cat([state["deter"], state["stoch"]], dim=-1))
+        return to_pixels((0.5 * self.probe(torch.cat(beliefs)) + 0.5).clamp(0, 1))
+
+    @torch.no_grad()
+    def diagnose(self, obs: UInt8[Tensor, "b f c h w"]) -> Metrics:
+        return {"psnr": psnr(to_float(self.reconstruct(obs)), to_float(obs[:, -1]))}
 
     def update(self, replay: Replay, step: int) -> Metrics:
         return self.learn(replay.sample_sequences(self.config.batch_size, self.config.sequence_length))

@@ -49,6 +49,7 @@ class SAC(Agent):
     def __init__(self, config: SACConfig, spec: EnvSpec, representation: Representation | None = None) -> None:
         super().__init__(config)
         c = config
+        self.shares_frames = type(self).augment is SAC.augment
         self.representation = representation or PixelEncoder(spec)
         width = self.representation.out_dim
         self.actor = Actor(width, spec.action_dim, c.embed_dim, c.hidden_dim, c.activation, c.log_std_bounds)

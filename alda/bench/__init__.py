@@ -53,7 +53,12 @@ def bench(
     for name in AGENTS if "all" in methods else methods:
         if name not in known:
             raise UserError(unknown("method", name, known))
-        agent = known[name].config.agent.steady()
+        config = known[name].config
+        if type(config.agent).__module__ == "__main__":
+            raise UserError(f"processes that measure cannot find {name}, which is written in the program itself")
+        if (config.env, config.train_shift) != (EnvConfig(), "train"):
+            raise UserError(f"{name} is not measured, as it has a world of its own; name its method, {config.method}")
+        agent = config.agent.steady()
         agents[name] = agent if batch_size is None else replace(agent, batch_size=batch_size)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)

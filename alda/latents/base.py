@@ -19,11 +19,11 @@ class LatentConfig:
     num_latents: int = 12
     """Latents per frame, |z_d| in the paper."""
     num_values: int = 12
-    """Values in the codebook of each latent."""
+    """Values in the codebook of each latent, or to round to."""
     codebook_range: tuple[float, float] = (-1.0, 1.0)
-    """Lowest and highest initial value; the values in between are evenly spaced."""
+    """Lowest and highest initial value, with the others evenly spaced in between; what clamp and fsq clamp to."""
     beta: float = 100.0
-    """Inverse temperature of the associative retrieval."""
+    """Inverse temperature of the retrieval; other latent models than associative have none."""
     codebook_grad: Literal["own", "none", "critic", "quant", "critic+quant"] = "own"
     """Losses that move the codebook. own: none for associative, as released (there, quant for finger_spin; in the
     paper's figure, critic), quant for quantized."""
