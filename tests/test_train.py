@@ -453,9 +453,9 @@ train(config_for(Path(sys.argv[2])))
 @pytest.mark.parametrize(
     ("limit", "step", "message"),
     [
-        (200_000, 20, "warning: no checkpoint at step 20"),
+        (2_000_000, 20, "warning: no checkpoint at step 20"),
         pytest.param(200, 20, "stopped at step 20", marks=pytest.mark.slow),
-        pytest.param(200_000, 31, "at step 31", marks=pytest.mark.slow),
+        pytest.param(2_000_000, 31, "at step 31", marks=pytest.mark.slow),
     ],
 )
 def test_a_full_disk_never_costs_the_last_checkpoint(uncut, tmp_path, limit, step, message):
