@@ -61,6 +61,7 @@ def test_evaluation_prints_a_table_and_writes_json(trained):
     assert json.loads((run_dir / "again.json").read_text())["worlds"]["train"] == record["worlds"]["train"]
 
 
+@pytest.mark.slow
 def test_an_evaluation_with_other_scores_is_kept_beside_the_first(trained, tmp_path):
     from alda.envs.color import DEFAULT
 

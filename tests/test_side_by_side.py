@@ -136,7 +136,7 @@ def test_a_second_signal_acts_at_once(tmp_path, monkeypatch):
     """Here on processes that do not listen."""
     sleeping, ends = [], []
 
-    def start(config, display, *_):
+    def start(config, modules, display, *_):
         sleeping.append(subprocess.Popen(["sleep", "60"]))
         ours, theirs = socket.socketpair()
         ends.append(theirs)
