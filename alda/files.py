@@ -17,12 +17,12 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     ready: dict[str, Tensor] = {}
+    places: set[int] = set()
     for name, tensor in tensors.items():
         there = tensor.detach().cpu().contiguous()
-        shared = any(
-            there.untyped_storage().data_ptr() == other.untyped_storage().data_ptr() for other in ready.values()
-        )
-        ready[name] = there.clone() if shared else there  # safetensors refuses to write shared memory
+        place = there.untyped_storage().data_ptr()
+        ready[name] = there.clone() if place in places else there  # safetensors refuses to write shared memory
+        places.add(place)
 
     def write(temporary: Path) -> None:
         try:
