@@ -25,11 +25,16 @@ class Preset(NamedTuple):
 def presets() -> dict[str, Preset]:
     """By the name used on the command line, methods first."""
     methods = {
-        name: Preset((sys.modules[agent.__module__].__doc__ or agent.__doc__ or name).strip(), Config(agent=config()))
+        name: Preset(_first_sentences(sys.modules[agent.__module__].__doc__ or agent.__doc__ or name), Config(config()))
         for name, (config, agent) in AGENTS.items()
     }
     variants = {name: Preset(words, replace(config, name=name)) for name, (words, config) in _VARIANTS.items()}
     return methods | variants
+
+
+def _first_sentences(docstring: str) -> str:
+    """Up to the first empty line, in one line."""
+    return " ".join(docstring.strip().partition("\n\n")[0].split())
 
 
 _VARIANTS: dict[str, tuple[str, Config]] = {
