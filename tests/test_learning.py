@@ -88,7 +88,11 @@ PLANS = {
     ),
     "drq": Plan(steps=800, settings={**SAC_SIZES, "pad": 2}),
     "svea": Plan(steps=800, settings={**SAC_SIZES, "pad": 2, "overlay_images": 50}),
-    "sada": Plan(32, settings={**SAC_SIZES, "overlay_images": 50, "update_every": 1, "learning_rate": 1e-3}),
+    "sada": Plan(  # rotations and large shifts would hide where the dot is
+        32,
+        steps=700,
+        settings={**SAC_SIZES, "augmentation": "conv", "pad": 2, "update_every": 1, "learning_rate": 1e-3},
+    ),
 }
 MARGIN = 3.0  # above the return of random actions, 11 of 20; the best is 18.5 or so
 
