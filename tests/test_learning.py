@@ -61,8 +61,9 @@ PLANS = {
         32,
         settings={
             **SAC_SIZES,
-            "denoiser_updates": 300,
-            "vae_updates": 600,
+            "batch_size": 32,
+            "denoiser_updates": 400,
+            "vae_updates": 1_000,
             "beta_warm_up": 100,
             "vae_learning_rate": 1e-3,
             "catch_up_updates": 200,
