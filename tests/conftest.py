@@ -85,6 +85,13 @@ def make():
         env.close()
 
 
+@pytest.fixture
+def _float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 def shared(path: str) -> Path:
     """A file of the reference material, where it is at hand."""
     if not (SHARED / path).exists():

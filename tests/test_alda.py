@@ -14,13 +14,6 @@ from alda.types import EnvSpec, Transition
 SIZES = {"hidden_dim": 32, "batch_size": 6}
 
 
-@pytest.fixture
-def _float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 @pytest.mark.usefixtures("_float64")
 @pytest.mark.parametrize(
     ("updates", "config", "switches"),

@@ -288,13 +288,6 @@ def test_targets_look_through_the_same_encoder_in_stage_2(replay):
     )
 
 
-@pytest.fixture
-def _float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 @pytest.mark.usefixtures("_float64")
 def test_one_pass_over_the_frames_learns_what_two_passes_learn():
     results, encoded = [], []

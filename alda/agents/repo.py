@@ -153,7 +153,7 @@ class RePo(Agent):
         state, beliefs = self.initial_state(1), []
         for one in obs.split(1):
             _, state = self.act(one, state, explore=False)
-            beliefs.append(torch.cat([state["deter"], state["stoch"]], dim=-1))
+            beliefs.append(Belief(state["deter"], state["stoch"]).features)
         return to_pixels((0.5 * self.probe(torch.cat(beliefs)) + 0.5).clamp(0, 1))
 
     @torch.no_grad()
