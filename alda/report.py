@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -25,6 +24,7 @@ from alda.files import write_json
 from alda.pictures import sheet
 from alda.policy import Policy, load
 from alda.records import describe_machine
+from alda.twins import twins
 
 
 def evaluate_run(
@@ -156,32 +156,13 @@ def picture_run(
 def picture_of_worlds(policy: Policy, shift: str, states: int, every: int | None, seed: int) -> Image.Image:
     """The states of one episode in two worlds, side by side with what the agent reconstructs of each."""
     worlds = ("train", shift)
-    frames = dict(zip(worlds, _same_states(policy, worlds, states, every, seed), strict=True))
+    seen = [twin.seen for twin in twins(policy, worlds, seed)]
+    last = len(seen) - 1
+    chosen = np.linspace(0, last if every is None else min(last, every * (states - 1)), states).round().astype(int)
     columns = {}
-    for world, observations in frames.items():
-        columns[world] = [obs[-1] for obs in observations]
-        decoded = [policy.reconstruct(obs) for obs in observations]
+    for i, world in enumerate(worlds):
+        columns[world] = [seen[t][i][-1] for t in chosen]
+        decoded = [policy.reconstruct(seen[t][i]) for t in chosen]
         columns[f"{world},\nreconstructed"] = [image for image in decoded if image is not None]
     shown = {title: images for title, images in columns.items() if images}
     return sheet([list(row) for row in zip(*shown.values(), strict=True)], tuple(shown))
-
-
-def _same_states(
-    policy: Policy, worlds: Sequence[str], states: int, every: int | None, seed: int
-) -> list[list[UInt8[np.ndarray, "f c h w"]]]:
-    """Observations of one episode, played in the first world and repeated action by action in the others."""
-    envs = [policy.config.make_env(world, seed) for world in worlds]
-    observations = [[env.reset(seed=seed)[0]] for env in envs]
-    policy.reset()
-    done = False
-    while not done:
-        action = policy.act(observations[0][-1])
-        for env, seen in zip(envs, observations, strict=True):
-            obs, _, terminated, truncated, _ = env.step(action)
-            seen.append(obs)
-            done = terminated or truncated
-    for env in envs:
-        env.close()
-    last = len(observations[0]) - 1
-    chosen = np.linspace(0, last if every is None else min(last, every * (states - 1)), states).round().astype(int)
-    return [[seen[i] for i in chosen] for seen in observations]

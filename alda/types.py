@@ -1,9 +1,12 @@
-"""The few data types every module shares. Axes: B batch, F frames, C H W image, A action."""
+"""The few data types every module shares.
+
+Axes: B batch, N frames or observations, F frames of a stack, C H W image, L latents, A action.
+"""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 Metrics = dict[str, Tensor]  # name -> 0-d tensor, left on the device until the logger flushes
@@ -20,6 +23,14 @@ class EnvSpec:
     @property
     def obs_shape(self) -> tuple[int, int, int, int]:
         return self.frames, 3, self.image_size, self.image_size
+
+
+class Latents(NamedTuple):
+    """What an agent finds in newest frames: L numbers each."""
+
+    encoded: Float[Tensor, "n l"]  # as the encoder gives them
+    code: Float[Tensor, "n l"]  # as they are decoded and acted on: other numbers only where they are associated
+    nearest: Int[Tensor, "n l"] | None = None  # the stored value that each came closest to, if there are any
 
 
 class Transition(NamedTuple):

@@ -66,6 +66,35 @@ def test_actions_are_bounded_and_repeatable(name, replay):
 
 
 @pytest.mark.parametrize("name", AGENTS)
+def test_what_is_seen_is_what_is_decoded(name, replay):
+    agent, obs = make(name), replay.sample(4).obs
+    latents = agent.latents(obs)
+    if latents is None:
+        assert agent.traverse(obs) is None
+        return
+    assert torch.equal(latents.code, agent.latents(obs).code)
+    assert latents.encoded.shape == latents.code.shape
+    assert not latents.code.requires_grad
+    image = agent.decode(latents.code)
+    if image is None:
+        assert agent.reconstruct(obs) is None
+        assert agent.traverse(obs) is None
+        assert agent.diagnose(obs) == {}
+        return
+    assert image.min() >= 0
+    assert image.max() <= 1
+    assert (agent.reconstruct(obs) - image.detach() * 255).abs().max() <= 0.51
+    quality = -10 * (image - obs[:, -1] / 255).square().mean().log10()
+    assert agent.diagnose(obs)["psnr"].item() == pytest.approx(quality.item(), abs=1e-3)
+    sweep = agent.sweep(latents, 3)
+    code = latents.code[0].clone()
+    code[1] = sweep[1, 2]
+    shown = agent.traverse(obs, 3)
+    assert shown.shape == (latents.code.shape[1], 3, 3, 64, 64)
+    assert (shown[1, 2] - agent.decode(code[None])[0].detach() * 255).abs().max() <= 0.51
+
+
+@pytest.mark.parametrize("name", AGENTS)
 def test_acting_without_exploring_draws_no_random_numbers(name, replay):
     """On a GPU evaluation acts beside learning, and CUDA graphs share the generator's place on the device."""
     agent, obs = make(name), replay.sample(2).obs

@@ -157,13 +157,23 @@ def test_every_latent_model_gives_codes_a_regulariser_and_a_range(name):
     assert torch.equal(output.policy, output.decode)
     assert not output.policy.requires_grad  # unless asked to, the critic reaches nothing
     assert output.loss.ndim == 0
-    sweep = model.sweep(x, 7)
+    sweep = model.sweep(output.policy, 7)
     assert sweep.shape == (5, 7)
     assert (sweep.diff() > 0).all()
     assert (output.policy <= sweep[:, -1] + 1e-6).all()
     assert (output.policy >= sweep[:, 0] - 1e-6).all()
     for value in model.diagnose(x).values():
         assert value.isfinite()
+
+
+@pytest.mark.parametrize("name", LATENTS)
+def test_the_nearest_stored_value_is_named_where_there_are_any(name):
+    x = torch.tensor([[-3.0, -0.6], [0.2, 0.7], [0.9, 5.0]])
+    nearest = make_latent(name, LatentConfig(num_latents=2, num_values=5)).nearest(x)  # of -1, -0.5, 0, 0.5, 1
+    if name in ("associative", "quantized", "fsq"):
+        assert nearest.tolist() == [[0, 1], [2, 3], [4, 4]]
+    else:
+        assert nearest is None
 
 
 @pytest.mark.parametrize("name", LATENTS)

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.optim import Adam, AdamW
 
 from alda.agents.base import parameters_of
-from alda.agents.decoding import TRAVERSED, led_through, psnr, to_pixels
+from alda.agents.decoding import psnr
 from alda.agents.sac import SAC, SACConfig
 from alda.errors import UserError
 from alda.latents import LatentConfig, make_latent
 from alda.nets.conv import FrameDecoder, FrameEncoder, HistoryEncoder, Norm
 from alda.nets.mlp import Activation, initialize_
 from alda.nets.representation import Ends, Representation, to_float
-from alda.types import EnvSpec, Metrics, Transition
+from alda.types import EnvSpec, Latents, Metrics, Transition
 
 
 @dataclass(frozen=True)
@@ -96,26 +96,20 @@ class ALDA(SAC):
         }
 
     @torch.no_grad()
-    def reconstruct(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "b c h w"]:
-        return to_pixels(self._newest(self.representation.memory(self.representation.newest(obs)).decode))
-
-    @torch.no_grad()
-    def traverse(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "l v c h w"]:
-        """Over the range that the latent model gives, from the first of these observations."""
+    def latents(self, obs: UInt8[Tensor, "b f c h w"]) -> Latents:
         encoded, memory = self.representation.newest(obs), self.representation.memory
-        values = memory.sweep(encoded, TRAVERSED)  # [L, V]
-        codes = led_through(memory(encoded[:1]).decode[0], values)
-        return to_pixels(self._newest(codes.flatten(0, 1))).unflatten(0, values.shape)
+        return Latents(encoded, memory(encoded).policy, memory.nearest(encoded))
+
+    def decode(self, code: Float[Tensor, "n l"]) -> Float[Tensor, "n c h w"]:
+        return self.decoder(code)[:, -3:].sigmoid()
+
+    def sweep(self, latents: Latents, count: int) -> Float[Tensor, "l v"]:
+        """Over the range that the latent model gives."""
+        return self.representation.memory.sweep(latents.code, count)
 
     @torch.no_grad()
     def diagnose(self, obs: UInt8[Tensor, "b f c h w"]) -> Metrics:
-        encoded, memory = self.representation.newest(obs), self.representation.memory
-        quality = psnr(self._newest(memory(encoded).decode), to_float(obs[:, -1]))
-        return {"psnr": quality, **memory.diagnose(encoded)}
-
-    def _newest(self, code: Float[Tensor, "n l"]) -> Float[Tensor, "n 3 h w"]:
-        """The newest frame that codes stand for."""
-        return self.decoder(code)[:, -3:].sigmoid()
+        return super().diagnose(obs) | self.representation.memory.diagnose(self.representation.newest(obs))
 
 
 class AssociativeEncoder(Representation):

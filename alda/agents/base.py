@@ -10,9 +10,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from alda.agents.decoding import TRAVERSED, led_through, psnr, to_pixels
 from alda.envs.data import Data
+from alda.latents.base import over_range
+from alda.nets.representation import to_float
 from alda.replay import Replay
-from alda.types import Metrics
+from alda.types import Latents, Metrics
 
 State = Any  # of a policy with a memory: tensors, or dicts of them, with the environment first; else None
 
@@ -79,19 +82,42 @@ class Agent(nn.Module, ABC):
     def update(self, replay: Replay, step: int) -> Metrics:
         """Take one learning step."""
 
+    def latents(self, obs: UInt8[Tensor, "b f c h w"]) -> Latents | None:
+        """What the agent finds in the newest frames, without gradient; None where a method has no such numbers."""
+        return None
+
+    def decode(self, code: Float[Tensor, "n l"]) -> Float[Tensor, "n c h w"] | None:
+        """The newest frames that codes stand for, in [0, 1]; None where a method has no decoder for them."""
+        return None
+
+    def sweep(self, latents: Latents, count: int) -> Float[Tensor, "l v"]:
+        """`count` codes over the range of every latent: here, of these."""
+        return over_range(latents.code, count)
+
+    @torch.no_grad()
     def reconstruct(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "b c h w"] | None:
         """What the agent believes the newest frames look like; None where a method has no decoder. An agent with a
         memory takes them for an episode, one after the other."""
-        return None
+        latents = self.latents(obs)
+        image = None if latents is None else self.decode(latents.code)
+        return None if image is None else to_pixels(image)
 
-    def traverse(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "l v c h w"] | None:
-        """Each latent of the first observation's newest frame led through its range, the others as they are, decoded;
-        None where a method has no latents or no decoder."""
-        return None
+    @torch.no_grad()
+    def traverse(self, obs: UInt8[Tensor, "b f c h w"], count: int = TRAVERSED) -> UInt8[Tensor, "l v c h w"] | None:
+        """Each latent of the first observation's newest frame led through `count` values of its range, the others as
+        they are, decoded; None where a method has no latents or no decoder."""
+        if (latents := self.latents(obs)) is None:
+            return None
+        values = self.sweep(latents, count)  # [L, V]
+        image = self.decode(led_through(latents.code[0], values).flatten(0, 1))
+        return None if image is None else to_pixels(image).unflatten(0, values.shape)
 
+    @torch.no_grad()
     def diagnose(self, obs: UInt8[Tensor, "b f c h w"]) -> Metrics:
         """Numbers about how the agent sees these observations, logged for every evaluated world."""
-        return {}
+        latents = self.latents(obs)
+        image = None if latents is None else self.decode(latents.code)
+        return {} if image is None else {"psnr": psnr(image, to_float(obs[:, -1]))}
 
     def descend(self, *names: str, loss: Tensor, max_norm: float | None = None) -> None:
         """One gradient step of `loss` on everything the named optimisers own; its gradient norm is at most max_norm."""

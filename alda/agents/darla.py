@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from alda.agents.base import parameters_of
-from alda.agents.decoding import TRAVERSED, led_through, psnr, to_pixels
+from alda.agents.decoding import psnr
 from alda.agents.sac import SAC, SACConfig
 from alda.errors import LearningError, UserError
 from alda.nets.conv import EluDecoder, EluEncoder, HistoryEncoder
 from alda.nets.mlp import Activation, initialize_
 from alda.nets.representation import Ends, Representation, to_float
 from alda.replay import Replay
-from alda.types import EnvSpec, Metrics, Transition
+from alda.types import EnvSpec, Latents, Metrics, Transition
 
 _HIDDEN = 256  # width of the beta-VAE's layer between convolutions and latents
 _LEAST_STD = 0.1  # of a feature, as a share of the average one
@@ -166,7 +166,7 @@ class DARLA(SAC):
         """The denoiser's, before its bottleneck, each in units of its standard deviation over the data."""
         return self.denoiser.encoder(image) / self.feature_std
 
-    def paint(self, code: Float[Tensor, "b l"]) -> Float[Tensor, "b c h w"]:
+    def decode(self, code: Float[Tensor, "n l"]) -> Float[Tensor, "n c h w"]:
         """What the decoder makes of latents, as the denoiser sees it.
 
         The loss compares features, so the decoder's own image is free wherever the denoiser does not look.
@@ -186,7 +186,7 @@ class DARLA(SAC):
         for image in self._fresh(replay):
             mean, log_var = self.representation.encoder(image)
             seen.append(image)
-            painted.append(self.paint(mean))
+            painted.append(self.decode(mean))
             divergences.append(divergence_from_prior(mean, log_var))
         images = torch.cat(seen)
         quality = psnr(torch.cat(painted), images).item()
@@ -219,23 +219,20 @@ class DARLA(SAC):
             yield to_float(replay.sample(self.config.batch_size).obs[:, -1])
 
     @torch.no_grad()
-    def reconstruct(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "b c h w"]:
+    def latents(self, obs: UInt8[Tensor, "b f c h w"]) -> Latents:
         mean, _ = self.representation.encoder(to_float(obs[:, -1]))
-        return to_pixels(self.paint(mean))
+        return Latents(mean, mean)
 
-    @torch.no_grad()
-    def traverse(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "l v c h w"]:
+    def sweep(self, latents: Latents, count: int) -> Float[Tensor, "l v"]:
         """From -3 to 3 standard deviations of the prior."""
-        mean, _ = self.representation.encoder(to_float(obs[:1, -1]))
-        values = torch.linspace(-3, 3, TRAVERSED, device=mean.device).expand(mean.shape[1], -1)
-        return to_pixels(self.paint(led_through(mean[0], values).flatten(0, 1))).unflatten(0, values.shape)
+        code = latents.code
+        return torch.linspace(-3, 3, count, device=code.device, dtype=code.dtype).expand(code.shape[1], -1)
 
     @torch.no_grad()
     def diagnose(self, obs: UInt8[Tensor, "b f c h w"]) -> Metrics:
-        image = to_float(obs[:, -1])
-        mean, log_var = self.representation.encoder(image)
+        mean, log_var = self.representation.encoder(to_float(obs[:, -1]))
         divergence = divergence_from_prior(mean, log_var).mean(0)
-        return {"psnr": psnr(self.paint(mean), image), "kl": divergence.sum(), "active": self._active(divergence)}
+        return super().diagnose(obs) | {"kl": divergence.sum(), "active": self._active(divergence)}
 
     def training_state(self) -> dict[str, Any]:
         return {**super().training_state(), "stage": {"pretrained": self.pretrained, "verdict": self.verdict}}

@@ -11,7 +11,7 @@ from alda.agents.base import Agent, AgentConfig, State, frozen_copy, parameters_
 from alda.nets.mlp import Activation, Actor, Critic, initialize_
 from alda.nets.representation import Ends, PixelEncoder, Representation
 from alda.replay import Replay
-from alda.types import EnvSpec, Metrics, Transition
+from alda.types import EnvSpec, Latents, Metrics, Transition
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,12 @@ class SAC(Agent):
     ) -> tuple[Float[Tensor, "b a"], State]:
         policy = self.actor(self.representation(obs))
         return (policy.rsample()[0] if explore else policy.mode), state
+
+    @torch.no_grad()
+    def latents(self, obs: UInt8[Tensor, "b f c h w"]) -> Latents:
+        """The critic's bottleneck."""
+        code = self.critic.trunk(self.representation(obs))
+        return Latents(code, code)
 
     def update(self, replay: Replay, step: int) -> Metrics:
         c = self.config

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from alda.agents.base import parameters_of
-from alda.agents.decoding import psnr, to_pixels
+from alda.agents.decoding import psnr
 from alda.agents.sac import SAC, SACConfig
 from alda.nets.conv import StackDecoder
 from alda.nets.mlp import initialize_
@@ -66,13 +66,8 @@ class SACAE(SAC):
         """What the Q-functions and the decoder read."""
         return self.critic.trunk(self.representation(obs))
 
-    @torch.no_grad()
-    def reconstruct(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "b c h w"]:
-        return to_pixels(newest(self.decoder(self.code(obs))))
-
-    @torch.no_grad()
-    def diagnose(self, obs: UInt8[Tensor, "b f c h w"]) -> Metrics:
-        return {"psnr": psnr(newest(self.decoder(self.code(obs))), to_float(obs[:, -1]))}
+    def decode(self, code: Float[Tensor, "n l"]) -> Float[Tensor, "n c h w"]:
+        return newest(self.decoder(code))
 
 
 def five_bits(stack: UInt8[Tensor, "*n"], noise: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:

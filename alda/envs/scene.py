@@ -7,11 +7,12 @@ is drawn: "classic", as in every published picture of these tasks, or "native", 
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
 from alda.envs.rendering import Profile, apply_profile
 
 Visuals = Literal["classic", "native"]
+_GEOM = 5  # mjOBJ_GEOM
 
 
 class Scene:
@@ -33,12 +34,22 @@ class Scene:
 
     def picture(self) -> UInt8[np.ndarray, "h w 3"]:
         """The present state as the camera sees it."""
+        drawn = self._render(render_flag_overrides=self._flags or None)
+        return np.ascontiguousarray(drawn)  # a copy: the camera draws into the same buffer again
+
+    def agent_mask(self) -> Bool[np.ndarray, "h w"]:
+        """Where the present picture shows a moving body: neither floor nor sky nor what else is fixed to the world."""
+        drawn = self._render(segmentation=True)
+        number, kind = drawn[..., 0], drawn[..., 1]
+        body = np.asarray(self.physics.model.geom_bodyid)[np.where(kind == _GEOM, number, 0)]
+        return (kind == _GEOM) & (body > 0)
+
+    def _render(self, **how: Any) -> np.ndarray:
         if self._camera is None:
             from dm_control.mujoco.engine import Camera
 
             self._camera = Camera(self.physics, self.image_size, self.image_size, camera_id=self.camera_id)
-        drawn = self._camera.render(render_flag_overrides=self._flags or None)
-        return np.ascontiguousarray(drawn)  # a copy: the camera draws into the same buffer again
+        return self._camera.render(**how)
 
     def texels(self, name: str) -> UInt8[np.ndarray, "h w 3"]:
         """A texture of the model, to be edited in place; `upload` makes the edit visible."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from alda.errors import UserError
@@ -73,11 +73,13 @@ class LatentModel(nn.Module, ABC):
         """Numbers that say how the latents are used."""
         return {}
 
-    @torch.no_grad()
-    def sweep(self, encoded: Float[Tensor, "n l"], count: int) -> Float[Tensor, "l v"]:
+    def nearest(self, encoded: Float[Tensor, "n l"]) -> Int[Tensor, "n l"] | None:
+        """The stored value that each latent comes closest to; None where there are none."""
+        return None
+
+    def sweep(self, code: Float[Tensor, "n l"], count: int) -> Float[Tensor, "l v"]:
         """`count` codes over the range of every latent: here, of these."""
-        code = self(encoded).policy
-        return evenly(code.amin(0), code.amax(0), count)
+        return over_range(code, count)
 
     def critic_view(
         self, encoded: Float[Tensor, "n l"], code: Float[Tensor, "n l"], soft: Float[Tensor, "n l"]
@@ -90,6 +92,11 @@ class LatentModel(nn.Module, ABC):
 def straight_through(code: Float[Tensor, "n l"], encoded: Float[Tensor, "n l"]) -> Float[Tensor, "n l"]:
     """The code, with gradient one to the encoder besides its own."""
     return code + (encoded - encoded.detach())  # the difference is exactly zero
+
+
+def over_range(code: Float[Tensor, "n l"], count: int) -> Float[Tensor, "l v"]:
+    """`count` numbers from the lowest to the highest of each latent."""
+    return evenly(code.amin(0), code.amax(0), count)
 
 
 def evenly(low: Float[Tensor, " l"], high: Float[Tensor, " l"], count: int) -> Float[Tensor, "l v"]:

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from alda.errors import UserError
@@ -63,8 +63,11 @@ class CodebookLatent(LatentModel):
         """The same numbers, cut from the codebook unless the critic is meant to move it."""
         return x if "critic" in self.codebook_grad else x.detach()
 
+    def nearest(self, encoded: Float[Tensor, "n l"]) -> Int[Tensor, "n l"]:
+        return self.weights(encoded, self.values).argmax(-1)
+
     @torch.no_grad()
-    def sweep(self, encoded: Float[Tensor, "n l"], count: int) -> Float[Tensor, "l v"]:
+    def sweep(self, code: Float[Tensor, "n l"], count: int) -> Float[Tensor, "l v"]:
         """From the lowest stored value to the highest."""
         return evenly(self.values.amin(-1), self.values.amax(-1), count)
 

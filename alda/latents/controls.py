@@ -6,7 +6,7 @@ differs from what was encoded.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from alda.errors import UserError
@@ -42,11 +42,9 @@ class ClampLatent(LatentModel):
         policy = self.critic_view(encoded, code.detach(), code)
         return LatentOutput(policy, decode, self.config.lambda_commit * commitment, {"commitment": commitment.detach()})
 
-    def sweep(self, encoded: Float[Tensor, "n l"], count: int) -> Float[Tensor, "l v"]:
+    def sweep(self, code: Float[Tensor, "n l"], count: int) -> Float[Tensor, "l v"]:
         """From the lower end of the range to the higher."""
-        return evenly(
-            encoded.new_full(encoded.shape[1:], self.low), encoded.new_full(encoded.shape[1:], self.high), count
-        )
+        return evenly(code.new_full(code.shape[1:], self.low), code.new_full(code.shape[1:], self.high), count)
 
     @torch.no_grad()
     def diagnose(self, encoded: Float[Tensor, "n l"]) -> Metrics:
@@ -68,8 +66,11 @@ class FSQLatent(ClampLatent):
             raise UserError("--agent.num-values must be at least 2 to round to")
         self.spacing = (self.high - self.low) / (config.num_values - 1)
 
+    def nearest(self, encoded: Float[Tensor, "n l"]) -> Int[Tensor, "n l"]:
+        return ((encoded.clamp(self.low, self.high) - self.low) / self.spacing).round().long()
+
     def forward(self, encoded: Float[Tensor, "n l"]) -> LatentOutput:
         clamped = encoded.clamp(self.low, self.high)
-        rounded = self.low + ((clamped.detach() - self.low) / self.spacing).round() * self.spacing
+        rounded = self.low + self.nearest(encoded.detach()) * self.spacing
         code = straight_through(rounded, clamped)
         return self._output(encoded, code, code)
