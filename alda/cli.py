@@ -95,6 +95,20 @@ def plot(words: list[str]) -> None:
     plot_runs(**vars(options))
 
 
+def analyze(words: list[str]) -> None:
+    """look inside a trained agent: `alda analyze --help` lists the questions"""
+    from alda.analysis.commands import ANALYSES
+
+    if words[:1] in ([], ["-h"], ["--help"]):
+        lines = (f"  {name:16}{analysis.__doc__}" for name, analysis in ANALYSES.items())
+        print("\n".join(["usage: alda analyze QUESTION RUN [options]", "", analyze.__doc__ or "", "", *lines]))
+        print("\nalda analyze QUESTION --help lists the options of one.")
+    elif words[0] not in ANALYSES:
+        raise UserError(f"there is no analysis {words[0]!r}; there are {', '.join(ANALYSES)}")
+    else:
+        ANALYSES[words[0]](words[1:])
+
+
 def envs(words: list[str]) -> None:
     """list tasks and visual shifts; `alda envs preview` draws a task in every world"""
     import tyro
@@ -231,7 +245,7 @@ def bench(words: list[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    command.__name__: command for command in (train, evaluate, picture, plot, envs, data, demo, doctor, bench)
+    command.__name__: command for command in (train, evaluate, picture, plot, analyze, envs, data, demo, doctor, bench)
 }
 
 

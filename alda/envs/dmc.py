@@ -125,6 +125,18 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """The present state as the agent sees it."""
         return np.ascontiguousarray(self._picture().transpose(2, 0, 1))
 
+    def proprioception(self) -> dict[str, float]:
+        """What the task's own state observation holds now, by name: "velocity 3", or "torso xz" for an orientation."""
+        numbers: dict[str, float] = {}
+        for key, value in self._env.task.get_observation(self.physics).items():
+            flat = np.ravel(value).tolist()
+            names = [f"{key} {i}" for i in range(len(flat))] if len(flat) > 1 else [key]
+            if key == "orientations":  # of walker: two entries of every body's rotation matrix
+                bodies = (self.physics.model.id2name(body, "body") for body in range(1, len(flat) // 2 + 1))
+                names = [f"{body} {axes}" for body in bodies for axes in ("xx", "xz")]
+            numbers |= dict(zip(names, flat, strict=True))
+        return numbers
+
     def render(self) -> Any:
         """The present state, [H, W, 3]."""
         return self._picture()

@@ -1,0 +1,97 @@
+"""What the analyses of a single run share: its policy, states to look at, and where results go."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from alda.console import wide_console
+from alda.envs.tasks import action_repeat_of
+from alda.errors import UserError
+from alda.files import write_json
+from alda.policy import Policy
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_CHUNK = 64  # frames that pass a network together
+
+
+def in_chunks(run: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """The same as run(rows), with little memory."""
+    return torch.cat([run(part) for part in rows.split(_CHUNK)])
+
+
+def stacked(observations: list[UInt8[np.ndarray, "f c h w"]], policy: Policy) -> UInt8[Tensor, "n f c h w"]:
+    """Observations as the agent takes them."""
+    return torch.from_numpy(np.stack(observations)).to(next(policy.agent.parameters()).device)
+
+
+def require_latents(policy: Policy, *, decoded: bool = False) -> None:
+    """Raises UserError for a method that finds no latents in a frame, or, if asked for, cannot decode them."""
+    config = policy.config
+    latents = policy.agent.latents(stacked([np.zeros(policy.spec.obs_shape, np.uint8)], policy))
+    if latents is None:
+        raise UserError(f"{config.method} has no latents of a single frame to look at")
+    if decoded and policy.agent.decode(latents.code) is None:
+        raise UserError(f"{config.method} has no decoder, so there is nothing to see of its latents")
+
+
+def episode_steps(policy: Policy) -> int:
+    """Agent steps of an episode that does not end early."""
+    env = policy.config.env
+    return -(-env.episode_length // (env.action_repeat or action_repeat_of(env.task)))
+
+
+def result_files(run: Path, out: Path | None, name: str) -> tuple[Path, Path]:
+    """Where the picture and the numbers of an analysis go: out, or RUN/analysis/NAME, with .png and .json."""
+    place = out or run / "analysis" / name
+    if place.suffix not in ("", ".png"):
+        raise UserError(f"pictures are written as .png, not as {place.name}")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return place.with_suffix(".png"), place.with_suffix(".json")
+
+
+def write_result(file: Path, policy: Policy, numbers: dict[str, Any]) -> None:
+    """The numbers, with what they are of."""
+    config = policy.config
+    subject = {"method": config.method, "task": config.env.task, "seed": config.seed, "step": policy.step}
+    write_json(file, subject | numbers)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, int], Callable[[], None]]]:
+    """A bar for each stage of an analysis: begin(words, steps) -> what to call after each step."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=wide_console()) as bars:
+
+        def begin(words: str, steps: int) -> Callable[[], None]:
+            bar = bars.add_task(words, total=steps)
+            return lambda: bars.advance(bar)
+
+        yield begin
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """In inches. Raises UserError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError("drawing needs matplotlib: pip install 'alda[plot]'") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def rounded(array: np.ndarray | Tensor) -> Any:
+    """Lists of numbers with four digits, for JSON; what is no number is None."""
+    if isinstance(array, Tensor):
+        array = array.detach().cpu().double().numpy()
+    if array.ndim:
+        return [rounded(row) for row in array]
+    value = float(array)
+    return float(f"{value:.4g}") if np.isfinite(value) else None
