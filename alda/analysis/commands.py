@@ -82,6 +82,52 @@ def association(words: list[str]) -> None:
     analyze_association(**vars(options))
 
 
+def disentanglement(words: list[str]) -> None:
+    """InfoMEC, DCI, MIG and SAP on joints, colours and camera that the simulator knows"""
+
+    @dataclass
+    class Options:
+        run: _Run
+        """Run directory."""
+        samples: int = 10_000
+        """Frames, drawn twice: with joints independent of each other, and as the policy moves them."""
+        nuisances: tuple[str, ...] = ("colors",)
+        """What else varies: colors, camera."""
+        seed: int = 0
+        """Seed of everything that is drawn."""
+        out: Path | None = None
+        """PNG file to write, with the numbers beside it as JSON (None: RUN/analysis/disentanglement)."""
+
+    options = tyro.cli(Options, prog="alda analyze disentanglement", description=disentanglement.__doc__, args=words)
+    from alda.analysis.information import analyze_disentanglement
+
+    analyze_disentanglement(**vars(options))
+
+
+def theorem1(words: list[str]) -> None:
+    """test the paper's Theorem 1 on one or more runs: premise, conclusion, and whether they go together"""
+
+    @dataclass
+    class Options:
+        runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+        """Run directories, of one method or several."""
+        samples: int = 10_000
+        """Frames with joints and nuisances drawn independently."""
+        permutations: int = 100
+        """Of the nuisances, within what a latent calls equal: the null."""
+        nuisances: tuple[str, ...] = ("colors",)
+        """What varies besides the joints: colors, camera."""
+        seed: int = 0
+        """Seed of everything that is drawn."""
+        out: Path | None = None
+        """PNG file to write, with the comparison beside it as JSON (None: in analysis/ of the first run)."""
+
+    options = tyro.cli(Options, prog="alda analyze theorem1", description=theorem1.__doc__, args=words)
+    from alda.analysis.invariance import analyze_theorem1
+
+    analyze_theorem1(**vars(options))
+
+
 ANALYSES: dict[str, Callable[[list[str]], None]] = {
-    analysis.__name__: analysis for analysis in (traversal, trajectory, association)
+    analysis.__name__: analysis for analysis in (traversal, trajectory, association, disentanglement, theorem1)
 }

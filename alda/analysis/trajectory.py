@@ -31,8 +31,9 @@ def analyze_trajectory(
 ) -> dict[str, Any]:
     """Writes a picture of one episode's latents above its states, their correlations, and what probes recover.
 
-    episodes: played by the policy; the last third is held out from the probes, which learn to tell every variable of
-    the task's own state observation from the code of the newest frame, and from the features of the whole stack.
+    episodes: the one that is drawn is played without exploring, the others, for variety, as in training. The last third
+    is held out from the probes, which learn to tell every variable of the task's own state observation from the code
+    of the newest frame, and from the features of the whole stack.
     Returns the numbers: correlations (Pearson, Spearman) of the code with each variable, and R2 of a linear (ridge)
     and a small non-linear probe on held-out episodes; 1 is perfect, 0 what the mean alone would give.
     Raises UserError for a method without latents, or where scikit-learn is missing.
@@ -42,12 +43,13 @@ def analyze_trajectory(
     policy = load(run)
     require_latents(policy)
     picture, table = result_files(run, out, "trajectory")
+    torch.manual_seed(seed)
     codes, features, states, lengths = [], [], [], []
     with progress() as begin:
         step = begin("playing episodes", episodes * episode_steps(policy))
         for episode in range(episodes):
             seen = []
-            for twin in twins(policy, (shift,), seed + episode):
+            for twin in twins(policy, (shift,), seed + episode, explore=episode > 0):
                 seen.append(twin.seen[0])
                 state = twin.env.proprioception()
                 states.append(list(state.values()))
@@ -152,7 +154,9 @@ def _draw(
         title="the state variable that goes most closely with each", ylabel="value", xlabel="agent step"
     )
     for name in ("latents", "states"):
-        panels[name].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+        low, high = panels[name].get_ylim()
+        panels[name].set_ylim(low - 0.25 * (high - low), high)
+        panels[name].legend(fontsize=8, loc="lower center", ncols=_LINES, frameon=False)
     shown = panels["map"].imshow(pearson, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
     panels["map"].set(title="Pearson correlation, all episodes", ylabel="latent", yticks=range(len(pearson)))
     panels["map"].set_xticks(range(len(names)), names, rotation=90, fontsize=8)
@@ -162,7 +166,9 @@ def _draw(
         label = f"{name}, mean {values.mean():.2f}"
         panels["r2"].bar(place, values.clip(-0.2, 1), 0.2, label=label)
     panels["r2"].set_xticks(range(len(names)), names, rotation=90, fontsize=8)
-    panels["r2"].set(title="recovered by probes, on held-out episodes", ylabel="R2", ylim=(-0.2, 1.05))
+    panels["r2"].set(
+        title="recovered by probes, on held-out episodes", ylabel="R2 (cut off at -0.2)", ylim=(-0.2, 1.25)
+    )
     panels["r2"].axhline(0, color="black", linewidth=0.8)
-    panels["r2"].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    panels["r2"].legend(fontsize=8, loc="upper center", ncols=len(probes), frameon=False)
     figure.savefig(file, dpi=110)

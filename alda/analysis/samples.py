@@ -1,0 +1,115 @@
+"""Frames whose sources are known and drawn independently, with what an agent makes of them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Real, UInt8
+from torch import Tensor
+
+from alda.analysis.look import in_chunks
+from alda.analysis.studio import CAMERA_REACH, COLORS, NUISANCES, open_studio, read_joints
+from alda.errors import UserError
+from alda.policy import Policy
+from alda.twins import twins
+
+_TAILS = 0.01  # of what the policy visits, cut off at both ends of every joint's range
+_SHARE = 8  # frames that have their nuisance in common, since changing it takes longest
+
+
+class Samples(NamedTuple):
+    """N frames. Joints are the task's sources, colours and camera those that a policy need not know."""
+
+    joints: Float[np.ndarray, "n d"]  # metres and radians
+    nuisance: Float[np.ndarray, "n e"]
+    joint_names: tuple[str, ...]
+    nuisance_names: tuple[str, ...]
+    frame: UInt8[np.ndarray, "n 3 h w"]
+    elsewhere: UInt8[np.ndarray, "m 3 h w"]  # the states of the first m once more, under another nuisance
+
+
+def draw_samples(
+    policy: Policy,
+    count: int,
+    *,
+    nuisances: tuple[str, ...] = ("colors",),
+    independent: bool = True,
+    twice: int = 0,
+    seed: int = 0,
+    begin: Callable[[str, int], Callable[[], None]],
+) -> Samples:
+    """Frames of the task with sources drawn one by one.
+
+    nuisances: of NUISANCES, those that vary; colours are uniform in [0, 1], the camera within CAMERA_REACH.
+    independent: joints are uniform, each by itself, over the range in which the policy moves it (less 1 % at both
+    ends); else they are states that it visits, whose joints depend on each other. twice: frames that are drawn once
+    more under another nuisance. Eight frames in a row share one nuisance: tests that exchange frames stay right, since
+    states are drawn anew for every frame, but the colours are an eighth as many.
+    Raises UserError for an unknown nuisance.
+    """
+    if unknown := [name for name in nuisances if name not in NUISANCES] or not nuisances:
+        raise UserError(f"unknown nuisance {unknown}; there are {', '.join(NUISANCES)}")
+    rng = np.random.default_rng(seed)
+    visited = np.array(visited_joints(policy, seed, begin))
+    if independent:
+        low, high = np.quantile(visited, [_TAILS, 1 - _TAILS], axis=0)
+        joints = rng.uniform(low, high, (count, len(low)))
+    else:
+        joints = visited[rng.integers(len(visited), size=count)]
+    groups = -(-count // _SHARE)
+    colors = rng.uniform(0, 1, (2, groups, len(COLORS)))
+    camera = rng.uniform(-CAMERA_REACH, CAMERA_REACH, (2, groups, len(CAMERA_REACH)))
+    varied = {"colors": colors, "camera": camera}
+    nuisance = np.concatenate([varied[name] for name in nuisances], axis=-1)
+
+    with open_studio(policy.config.env) as studio:
+        names = tuple(joint.name for joint in studio.joints)
+        step = begin("drawing", count + twice)
+        sides = []
+        for side, amount in enumerate((count, twice)):
+            frames = []
+            for i in range(amount):
+                group = i // _SHARE
+                chosen = {name: varied[name][side, group] for name in nuisances}
+                frames.append(studio.picture(joints[i], **chosen))
+                step()
+            sides.append(np.stack(frames) if frames else np.empty((0, *policy.spec.obs_shape[1:]), np.uint8))
+    return Samples(
+        joints=joints,
+        nuisance=np.repeat(nuisance[0], _SHARE, axis=0)[:count],
+        joint_names=names,
+        nuisance_names=tuple(name for kind in nuisances for name in NUISANCES[kind]),
+        frame=sides[0],
+        elsewhere=sides[1],
+    )
+
+
+def visited_joints(
+    policy: Policy, seed: int, begin: Callable[[str, int], Callable[[], None]], episodes: int = 4
+) -> list[Float[np.ndarray, " d"]]:
+    """The joints of every state of some episodes of the policy, which explores as in training."""
+    torch.manual_seed(seed)
+    step, visited = begin("playing episodes", episodes), []
+    for episode in range(episodes):
+        visited += [read_joints(twin.env) for twin in twins(policy, ("train",), seed + episode, explore=True)]
+        step()
+    return visited
+
+
+def still(frame: UInt8[np.ndarray, "n 3 h w"], policy: Policy) -> UInt8[Tensor, "n f 3 h w"]:
+    """Frames as the agent takes them: each stands still, as at the beginning of an episode."""
+    device = next(policy.agent.parameters()).device
+    return torch.from_numpy(frame).to(device)[:, None].expand(-1, policy.spec.frames, -1, -1, -1)
+
+
+@torch.no_grad()
+def read_latents(policy: Policy, frame: UInt8[np.ndarray, "n 3 h w"]) -> Real[np.ndarray, "n l"]:
+    """The latents of frames: which stored value each retrieves, where values are stored; else the code."""
+
+    def read(part: Tensor) -> Tensor:
+        latents = policy.agent.latents(part)
+        assert latents is not None
+        return latents.code if latents.nearest is None else latents.nearest
+
+    return in_chunks(read, still(frame, policy)).cpu().numpy()
