@@ -234,7 +234,7 @@ def holm(p: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
 def bin_latent(latent: Real[np.ndarray, " n"]) -> Integer[np.ndarray, " n"]:
     """Bins of one latent: a codebook index is its own; a continuous value gets one of 20 of equal frequency.
 
-    Equal values share a bin, so there may be fewer than 20.
+    Equal values share a bin, so there may be fewer than 20; few of the lowest values share one with the next.
     """
     return latent if np.issubdtype(latent.dtype, np.integer) else _levels(latent[:, None], LATENT_BINS)[:, 0]
 
