@@ -6,9 +6,11 @@ import torch
 import alda
 from alda import agents
 from alda.agents import AGENTS, Agent, AgentConfig
+from alda.config import Config, EnvConfig
 from alda.envs.data import Data
 from alda.fast import Speed, accelerate
 from alda.replay import Replay
+from alda.train import train
 from alda.types import EnvSpec
 
 torch.set_num_threads(1)  # tests run side by side
@@ -64,6 +66,38 @@ def fill(replay: Replay, steps: int = 60, length: int = 20, seed: int = 1) -> Re
         action = torch.rand(replay.spec.action_dim, generator=g) * 2 - 1
         replay.add(action, torch.rand((), generator=g).item(), False, obs)
     return replay
+
+
+STEPS = 31
+
+
+def config_for(run_dir: Path, method: str = "alda", **changes) -> Config:
+    agent = small_config(method)
+    env = EnvConfig(task="cartpole_balance", episode_length=36, profile="fast")  # nine steps an episode
+    settings = {
+        "steps": STEPS,
+        "eval_every": 10,
+        "eval_episodes": 1,
+        "log_every": 7,
+        "video_every": 0,
+        "seed": 3,
+        "eval_workers": 0,
+    }
+    return Config(agent=agent, env=env, run_dir=run_dir, **{**settings, **changes})
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A run directory of any method, trained for a moment, once."""
+    runs = {}
+
+    def run_of(method: str) -> Path:
+        if method not in runs:
+            runs[method] = tmp_path_factory.mktemp(method) / "run"
+            train(config_for(runs[method], method, steps=12, eval_every=12))
+        return runs[method]
+
+    return run_of
 
 
 @pytest.fixture

@@ -172,6 +172,11 @@ def test_the_nearest_stored_value_is_named_where_there_are_any(name):
     nearest = make_latent(name, LatentConfig(num_latents=2, num_values=5)).nearest(x)  # of -1, -0.5, 0, 0.5, 1
     if name in ("associative", "quantized", "fsq"):
         assert nearest.tolist() == [[0, 1], [2, 3], [4, 4]]
+        if name != "fsq":
+            model = make_latent(name, LatentConfig(num_latents=2, num_values=5))
+            with torch.no_grad():
+                model.values.copy_(model.values.flip(-1))
+            assert torch.equal(model.nearest(x), nearest)
     else:
         assert nearest is None
 

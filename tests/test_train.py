@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import small_config
+from conftest import STEPS, config_for
 from PIL import Image
 
 import alda.train
@@ -27,23 +27,6 @@ from alda.evaluate import bootstrap_interval, episode_seeds, play
 from alda.files import read_tensors
 from alda.logger import read_metrics
 from alda.train import Run, train
-
-STEPS = 31
-
-
-def config_for(run_dir: Path, method: str = "alda", **changes) -> Config:
-    agent = small_config(method)
-    env = EnvConfig(task="cartpole_balance", episode_length=36, profile="fast")  # nine steps an episode
-    settings = {
-        "steps": STEPS,
-        "eval_every": 10,
-        "eval_episodes": 1,
-        "log_every": 7,
-        "video_every": 0,
-        "seed": 3,
-        "eval_workers": 0,
-    }
-    return Config(agent=agent, env=env, run_dir=run_dir, **{**settings, **changes})
 
 
 def records(run_dir: Path) -> list[dict]:

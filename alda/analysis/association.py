@@ -178,7 +178,7 @@ def _say(numbers: dict[str, Any], shift: str) -> None:
 
 
 def _draw(file: Path, agent: SAC, clean: View, shifted: View, numbers: dict[str, Any], shift: str, method: str) -> None:
-    figure = new_figure(15, 11)
+    figure = new_figure(15.0, 11.0)
     panels = figure.subplot_mosaic(
         [
             ["pictures", "pictures", "summary"],

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from alda.analysis.disentangle import STAGES, measure
+from alda.analysis.disentangle import measure
 from alda.analysis.look import new_figure, progress, require_latents, result_files, write_result
 from alda.analysis.samples import draw_samples, read_latents
 from alda.console import wide_console
@@ -40,8 +40,8 @@ def analyze_disentanglement(
     code would get there. Sources are joints and nuisances. Raises UserError for a method without latents, for too few
     samples, and without scikit-learn.
     """
-    if samples < 1_000 or seed < 0:
-        raise UserError("--samples must be at least 1000 and --seed not negative")
+    if samples < 200 or seed < 0:
+        raise UserError("--samples must be at least 200 and --seed not negative")
     policy = load(run)
     require_latents(policy)
     picture, table = result_files(run, out, "disentanglement")
@@ -50,14 +50,13 @@ def analyze_disentanglement(
         for states in ("independent", "visited"):
             independent = states == "independent"
             drawn = draw_samples(policy, samples, nuisances=nuisances, independent=independent, seed=seed, begin=begin)
-            step = begin(f"measuring, {states} joints", STAGES)
             results[states] = asdict(
                 measure(
                     np.concatenate([drawn.joints, drawn.nuisance], axis=1),
                     read_latents(policy, drawn.frame),
                     names=[*drawn.joint_names, *drawn.nuisance_names],
                     seed=seed,
-                    progress=lambda _, step=step: step(),  # type: ignore[misc]
+                    progress=begin(f"measuring, {states} joints", None),
                 )
             )
     _draw(picture, results, policy.config.method)
@@ -79,7 +78,7 @@ def _say(results: dict[str, dict[str, Any]]) -> None:
 
 
 def _draw(file: Path, results: dict[str, dict[str, Any]], method: str) -> None:
-    figure = new_figure(15, 5.5)
+    figure = new_figure(15.0, 5.5)
     panels = figure.subplots(1, len(results) + 1)
     for axes, (states, result) in zip(panels, results.items(), strict=False):
         nmi = np.array(result["nmi"])

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch import Tensor
 
 from alda.console import wide_console
@@ -20,6 +28,7 @@ from alda.policy import Policy
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Begin = Callable[[str, int | None], Callable[..., None]]  # see progress
 _CHUNK = 64  # frames that pass a network together
 
 
@@ -66,15 +75,25 @@ def write_result(file: Path, policy: Policy, numbers: dict[str, Any]) -> None:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str, int], Callable[[], None]]]:
-    """A bar for each stage of an analysis: begin(words, steps) -> what to call after each step."""
+def progress() -> Iterator["Begin"]:
+    """A bar for each stage of an analysis: begin(words, steps) -> what to call after each step, with new words or none.
+
+    steps: None where they cannot be counted.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=wide_console()) as bars:
 
-        def begin(words: str, steps: int) -> Callable[[], None]:
-            bar = bars.add_task(words, total=steps)
-            return lambda: bars.advance(bar)
+        def begin(words: str, steps: int | None) -> Callable[[], None]:
+            if known and bars.tasks[known[-1]].total is None:
+                bars.update(known[-1], total=1, completed=1)
+            known.append(bar := bars.add_task(words, total=steps))
 
+            def step(now: str = words) -> None:
+                bars.update(bar, advance=1, description=now)
+
+            return step
+
+        known: list[TaskID] = []
         yield begin
 
 
@@ -87,11 +106,11 @@ def new_figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def rounded(array: np.ndarray | Tensor) -> Any:
+def rounded(array: np.ndarray | np.floating | Tensor) -> Any:
     """Lists of numbers with four digits, for JSON; what is no number is None."""
     if isinstance(array, Tensor):
         array = array.detach().cpu().double().numpy()
-    if array.ndim:
+    if isinstance(array, np.ndarray) and array.ndim:
         return [rounded(row) for row in array]
     value = float(array)
     return float(f"{value:.4g}") if np.isfinite(value) else None

@@ -1,6 +1,5 @@
 """Frames whose sources are known and drawn independently, with what an agent makes of them."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +7,7 @@ import torch
 from jaxtyping import Float, Real, UInt8
 from torch import Tensor
 
-from alda.analysis.look import in_chunks
+from alda.analysis.look import Begin, in_chunks
 from alda.analysis.studio import CAMERA_REACH, COLORS, NUISANCES, open_studio, read_joints
 from alda.errors import UserError
 from alda.policy import Policy
@@ -37,7 +36,7 @@ def draw_samples(
     independent: bool = True,
     twice: int = 0,
     seed: int = 0,
-    begin: Callable[[str, int], Callable[[], None]],
+    begin: Begin,
 ) -> Samples:
     """Frames of the task with sources drawn one by one.
 
@@ -85,9 +84,7 @@ def draw_samples(
     )
 
 
-def visited_joints(
-    policy: Policy, seed: int, begin: Callable[[str, int], Callable[[], None]], episodes: int = 4
-) -> list[Float[np.ndarray, " d"]]:
+def visited_joints(policy: Policy, seed: int, begin: Begin, episodes: int = 4) -> list[Float[np.ndarray, " d"]]:
     """The joints of every state of some episodes of the policy, which explores as in training."""
     torch.manual_seed(seed)
     step, visited = begin("playing episodes", episodes), []

@@ -143,7 +143,7 @@ def _draw(
 ) -> None:
     """The latents drawn are those that go most closely with a variable, and each with that variable below."""
     best = np.argsort(-np.abs(pearson).max(1))[:_LINES]
-    figure = new_figure(14, 9)
+    figure = new_figure(14.0, 9.0)
     panels = figure.subplot_mosaic([["latents", "map"], ["states", "map"], ["r2", "r2"]], height_ratios=[1, 1, 1.1])
     for latent in best:
         partner = int(np.abs(pearson[latent]).argmax())

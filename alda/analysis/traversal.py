@@ -18,7 +18,7 @@ from alda.twins import twins
 
 _NEAR = 3  # pixels around the agent that still count as it: where it moves to when a latent changes
 _MOST, _LEAST = 2.0, 0.5  # times as much effect on the agent as its area would get, beyond which it is one-sided
-_FAINT = 0.05  # of the strongest latent's effect: less is called none
+_FAINT = 0.05  # of the strongest latent's root mean square effect: less is called none
 
 
 def analyze_traversal(
@@ -106,7 +106,8 @@ def localise(effects: Float[np.ndarray, "n l h w"], mask: Bool[np.ndarray, "n h 
     spread = (total**2 / (pixels * (effects**2).sum((-1, -2))).clip(min=1e-12)).mean(0)
     strength = effects.mean((0, 2, 3))
     where = np.where(on_agent >= _MOST, "agent", np.where(on_agent <= _LEAST, "background", "both"))
-    where = np.where(strength < _FAINT * strength.max(), "none", where)
+    size = np.sqrt((effects**2).mean((0, 2, 3)))  # unlike the mean, not small for what is strong but local
+    where = np.where(size < _FAINT * size.max(), "none", where)
     return {
         "effect": rounded(strength),
         "agent_share": rounded(share),

@@ -64,7 +64,9 @@ class CodebookLatent(LatentModel):
         return x if "critic" in self.codebook_grad else x.detach()
 
     def nearest(self, encoded: Float[Tensor, "n l"]) -> Int[Tensor, "n l"]:
-        return self.weights(encoded, self.values).argmax(-1)
+        """Counted from the lowest value of each latent, whatever order learning has brought them into."""
+        rank = self.values.argsort(-1).argsort(-1).expand(len(encoded), -1, -1)
+        return rank.gather(-1, self.weights(encoded, self.values).argmax(-1, keepdim=True)).squeeze(-1)
 
     @torch.no_grad()
     def sweep(self, code: Float[Tensor, "n l"], count: int) -> Float[Tensor, "l v"]:
