@@ -186,7 +186,7 @@ def _draw(file: Path, results: list[dict[str, Any]]) -> None:
         premise.scatter([x], [y], color="black")
         premise.annotate(f" {result['method']} {result['name']}", (x, y), fontsize=8)
     premise.set(
-        title="the theorem: low left, low below",
+        title="predicted: small delta Q, small T1",
         xlabel="delta Q, in s.d. of Q (premise)",
         ylabel="T1 less null, weighted by sensitivity (conclusion)",
     )
