@@ -1,0 +1,118 @@
+"""One number for all tasks: interquartile mean, mean, optimality gap, performance profile, probability of improvement.
+
+Scores are final scores as shares of the highest possible return (1 a control step: 1000 in an episode of full length).
+In every world the tasks count that all curves have been measured on.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from alda.analysis import stats
+from alda.analysis.comparison import Comparison, Curve
+from alda.analysis.stats import Estimate, Scores
+from alda.errors import UserError
+
+STATISTICS = {
+    "interquartile mean": stats.interquartile_mean,
+    "mean": stats.mean,
+    "optimality gap": stats.optimality_gap,
+}
+PROFILE, IMPROVEMENT = "share of runs above", "probability of improvement"
+_THRESHOLDS = np.linspace(0, 1, 51)
+
+
+def aggregate_table(made: Comparison) -> list[dict[str, Any]]:
+    """One row for each number: of a curve in a world, at a threshold (profiles), against another curve (improvement).
+
+    The first curve is compared to all others, and the worlds where there is nothing to compare are remarked on. Raises
+    UserError where no world has a task that all its curves have been measured on.
+    """
+    rows = []
+    for world in made.worlds:
+        scores = _scores(made, world)
+        first = next(iter(scores), None)
+        for curve, own in scores.items():
+            place = {"world": world, "curve": curve.label, "tasks": len(own), "runs": sum(map(len, own))}
+            for name, statistic in STATISTICS.items():
+                rows.append(place | _row(name, stats.aggregate(statistic, own)))
+            profile = stats.performance_profile(own, _THRESHOLDS)
+            for i, threshold in enumerate(_THRESHOLDS.tolist()):
+                at = Estimate(*(np.asarray(part[i]) for part in profile))
+                rows.append(place | _row(PROFILE, at, threshold=threshold))
+            if first is not None and curve != first:
+                better = stats.probability_of_improvement(scores[first], own)
+                rows.append(place | {"curve": first.label} | _row(IMPROVEMENT, better, against=curve.label))
+    if not rows:
+        raise UserError("no world has a task that all curves have been measured on: name fewer runs")
+    return rows
+
+
+def _row(statistic: str, found: Estimate, *, threshold: float | None = None, against: str = "") -> dict[str, Any]:
+    ends = {"value": float(found.value), "low": float(found.low), "high": float(found.high)}
+    return {"statistic": statistic, "threshold": threshold, "against": against, **ends}
+
+
+def _scores(made: Comparison, world: str) -> dict[Curve, Scores]:
+    """Final scores of every curve in a world, on the tasks that they share."""
+    cells = {
+        curve: {t: c for t in made.tasks if (c := made.cells.get((world, t, curve.label)))} for curve in made.curves
+    }
+    cells = {curve: of_task for curve, of_task in cells.items() if of_task}
+    shared = [task for task in made.tasks if all(task in of_task for of_task in cells.values())]
+    if lost := [task for of_task in cells.values() for task in of_task if task not in shared]:
+        made.remark([f"only tasks count that all curves have, not {', '.join(dict.fromkeys(lost))}"], world)
+    if not shared:
+        return {}
+    lengths = {
+        curve: {t: c.runs[0].config.env.episode_length for t, c in of_task.items()} for curve, of_task in cells.items()
+    }
+    if alone := [curve.label for curve, of_task in cells.items() if all(len(of_task[t].runs) == 1 for t in shared)]:
+        made.remark([f"one seed a task has no interval: {', '.join(alone)}"], world)
+    return {curve: [of_task[t].final / lengths[curve][t] for t in shared] for curve, of_task in cells.items()}
+
+
+def draw_aggregates(new_figure: Any, made: Comparison, rows: Sequence[dict[str, Any]]) -> Any:
+    """A line of panels for each world."""
+    worlds = [world for world in made.worlds if any(row["world"] == world for row in rows)]
+    height = 0.9 + 0.28 * len(made.curves)
+    size = (13, max(2.2, height) * len(worlds) + 1.2)
+    figure = new_figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(worlds), 5, squeeze=False, width_ratios=(1, 1, 1, 1.3, 1.2))
+    for world, line in zip(worlds, panels, strict=True):
+        here = [row for row in rows if row["world"] == world]
+        line[0].set_ylabel(world)
+        for name, axes in zip(STATISTICS, line, strict=False):
+            _draw_bars(axes, made, [row for row in here if row["statistic"] == name], "curve")
+            axes.set_xlabel(f"{name} of the score")
+            axes.tick_params(labelleft=axes is line[0])
+        _draw_profiles(line[3], made, [row for row in here if row["statistic"] == PROFILE])
+        against = [row for row in here if row["statistic"] == IMPROVEMENT]
+        _draw_bars(line[4], made, against, "against")
+        line[4].set_xlabel(f"P({against[0]['curve']} > other run)" if against else "nothing to compare")
+        line[4].axvline(0.5, color="gray", linewidth=0.8)
+        line[4].set_xlim(0, 1)
+    return figure
+
+
+def _draw_bars(axes: Any, made: Comparison, rows: Sequence[dict[str, Any]], named_by: str) -> None:
+    colors = {curve.label: curve.color for curve in made.curves}
+    for place, row in enumerate(rows):
+        color = colors[row[named_by]]
+        axes.barh(place, row["high"] - row["low"], left=row["low"], height=0.6, color=color, alpha=0.35)
+        axes.plot([row["value"]], [place], marker="|", markersize=12, markeredgewidth=2, color=color)
+    axes.set_yticks(range(len(rows)), [row[named_by] for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(alpha=0.25, linewidth=0.5, axis="x")
+
+
+def _draw_profiles(axes: Any, made: Comparison, rows: Sequence[dict[str, Any]]) -> None:
+    for curve in made.curves:
+        of_curve = [row for row in rows if row["curve"] == curve.label]
+        at = [row["threshold"] for row in of_curve]
+        low, value, high = ([row[name] for row in of_curve] for name in ("low", "value", "high"))
+        axes.step(at, value, where="post", color=curve.color, linestyle=curve.dash)
+        axes.fill_between(at, low, high, step="post", color=curve.color, alpha=0.18, linewidth=0)
+    axes.set(xlabel="score tau", ylabel="share of runs above tau", ylim=(-0.02, 1.02))
+    axes.grid(alpha=0.25, linewidth=0.5)

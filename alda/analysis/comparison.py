@@ -1,0 +1,274 @@
+"""What a figure compares: which runs are on which curve, which stay out, and what a reader has to know of them.
+
+The paper's figures 3 and 5 are known by their contents. Figures 4, 12, 13, 15, 16 and 17 are pictures whose contents
+are told apart here by what the text says of figure 4 (QLAE) and by the order of appendices and claims: beta (A.4), one
+code for the stack (A.5), the critic's gradient (A.10), the number of latents, SVEA trained on color_easy.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from alda.analysis.published import TASKS
+from alda.analysis.runs import OF_WORLD, Cell, Run, differences, listed, put_together
+from alda.envs import SHIFTS
+from alda.envs.shift import parse_shift
+from alda.errors import UserError
+from alda.presets import presets
+
+# Tol's muted colours, which colour-blind people can tell apart
+METHODS = {
+    "alda": ("ALDA", "#332288"),
+    "svea": ("SVEA", "#CC6677"),
+    "sac_ae": ("SAC+AE", "#117733"),
+    "repo": ("RePo", "#DDCC77"),
+    "darla": ("DARLA", "#88CCEE"),
+    "sac": ("SAC", "#555555"),
+    "drq": ("DrQ", "#AA4499"),
+    "sada": ("SADA", "#999933"),
+}
+_QLAE, _BIOAE = "#44AA99", "#882255"
+_ORDERED = ("#FEC44F", "#FE9929", "#EC7014", "#CC4C02", "#8C2D04")  # values of a setting, in order
+
+
+class Curve(NamedTuple):
+    """What a figure compares: a method with the settings that make it a variant."""
+
+    label: str
+    method: str
+    settings: tuple[tuple[str, Any], ...]  # that differ from the method's defaults and make the variant
+    color: str
+    dash: str = "-"
+
+
+def _default(method: str) -> Curve:
+    label, color = METHODS[method]
+    return Curve(label, method, (), color)
+
+
+def _series(name: str, setting: str, values: Sequence[float], default: int) -> tuple[Curve, ...]:
+    """ALDA at several values of one setting; its default keeps its colour."""
+    others = dict(zip([value for value in values if value != default], _ORDERED, strict=False))
+    return tuple(
+        Curve(f"ALDA, {name} {value:g}", "alda", ((setting, value),), others[value])
+        if value in others
+        else _default("alda")._replace(label=f"ALDA, {name} {value:g}")
+        for value in values
+    )
+
+
+_ALDA = _default("alda")
+_QLAE_CURVE = Curve("QLAE", "alda", (("latent", "quantized"),), _QLAE)
+FIGURES: dict[str, tuple[str, tuple[Curve, ...]]] = {
+    "3": (
+        "association, quantisation, energy",
+        (
+            _ALDA,
+            _QLAE_CURVE,
+            Curve("BioAE", "alda", (("latent", "bio"),), _BIOAE),
+            Curve(
+                "BioAE (penalty)",
+                "alda",
+                (
+                    ("latent", "bio_penalty"),
+                    ("weight_decay", 1e-4),
+                ),
+                _BIOAE,
+                "--",
+            ),
+        ),
+    ),
+    "4": (
+        "blend or nearest value, values that learn or do not",
+        (
+            _ALDA,
+            Curve("ALDA, values learn", "alda", (("codebook_grad", "quant"),), _ALDA.color, "--"),
+            _QLAE_CURVE,
+            Curve(
+                "QLAE, values stay",
+                "alda",
+                (
+                    ("latent", "quantized"),
+                    ("codebook_grad", "none"),
+                ),
+                _QLAE,
+                "--",
+            ),
+        ),
+    ),
+    "5": ("the main comparison", tuple(map(_default, ("alda", "svea", "sac_ae", "repo", "darla")))),
+    "12": ("inverse temperature of the retrieval", _series("beta", "beta", (1.0, 10.0, 50.0, 100.0), 100)),
+    "13": (
+        "one code for the whole stack of frames",
+        (_ALDA, Curve("ALDA(framestack)", "alda", (("stack", "channels"),), _ORDERED[2])),
+    ),
+    "15": (
+        "the critic's gradient reaches the encoder",
+        (
+            _ALDA,
+            Curve("ALDA(CG)", "alda", (("critic_grad", "ste"),), _ORDERED[2]),
+            Curve("ALDA(CG), by the slope", "alda", (("critic_grad", "soft"),), _ORDERED[4], "--"),
+        ),
+    ),
+    "16": ("number of latents", _series("latents", "num_latents", (12, 20, 32, 40, 64, 128), 12)),
+    "17": (
+        "SVEA trained on color_easy",
+        (
+            _ALDA,
+            Curve(
+                "SVEA(color easy)",
+                "svea",
+                (
+                    ("augmentation", "none"),
+                    ("train_shift", "color_easy"),
+                ),
+                METHODS["svea"][1],
+            ),
+        ),
+    ),
+}
+AGGREGATE = "aggregate"
+
+
+@dataclass
+class Comparison:
+    """Cells by (world, task, curve), and what to know of them."""
+
+    title: str
+    curves: list[Curve]
+    cells: dict[tuple[str, str, str], Cell]
+    left_out: dict[Path, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    remarks: dict[str, list[str]] = field(default_factory=dict)
+    """Remark -> what it is about."""
+
+    @property
+    def worlds(self) -> list[str]:
+        order = list(SHIFTS)
+        return sorted(
+            {world for world, _, _ in self.cells}, key=lambda world: (order.index(parse_shift(world)[0]), world)
+        )
+
+    @property
+    def tasks(self) -> list[str]:
+        return sorted({task for _, task, _ in self.cells}, key=lambda task: ([*TASKS, task].index(task), task))
+
+    def drawn(self, world: str, task: str) -> Iterator[tuple[Curve, Cell]]:
+        for curve in self.curves:
+            if cell := self.cells.get((world, task, curve.label)):
+                yield curve, cell
+
+    def remark(self, remarks: Iterable[str], about: str) -> None:
+        for remark in remarks:
+            concerned = self.remarks.setdefault(remark, [])
+            if about not in concerned:
+                concerned.append(about)
+
+    def seeds(self, curve: Curve) -> str:
+        """'5', or '4 to 5' where cells have different numbers of seeds."""
+        counts = sorted({len(cell.runs) for (_, _, label), cell in self.cells.items() if label == curve.label})
+        return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def compare(number: str, runs: Sequence[Run], *, shifts: Sequence[str] = (), mix: bool = False) -> Comparison:
+    """The curves of a figure in every world, or those named, on every task.
+
+    Raises UserError for an unknown figure, where there is no run of any of its curves, and as put_together does.
+    """
+    if number not in (*FIGURES, AGGREGATE):
+        raise UserError(f"unknown figure {number!r}; known: {', '.join((*FIGURES, AGGREGATE))}")
+    title, known = FIGURES.get(number, ("all methods over all tasks", ()))
+    groups = _grouped(runs, known)
+    if not groups:
+        raise UserError(f"figure {number} compares {listed(c.label for c in known)}; there are runs of none of them")
+    places = {(shift, run.task) for group in groups.values() for run in group for shift in run.shifts}
+    places = {(shift, task) for shift, task in places if not shifts or shift in shifts}
+    if not places:
+        raise UserError(f"no run was evaluated in {', '.join(shifts)}")
+
+    made = Comparison(
+        title if number == AGGREGATE else f"After figure {number} of the paper: {title}", list(groups), {}
+    )
+    for (world, task), (curve, group) in itertools.product(sorted(places), groups.items()):
+        chosen = [run for run in group if run.task == task and world in run.shifts]
+        about = f"{curve.label} on {task} in {world}"
+        if chosen:
+            made.cells[world, task, curve.label] = cell = put_together(chosen, world, mix=mix)
+            made.remark(cell.remarks, about)
+        else:
+            made.missing.append(about)
+    made.missing += [f"{curve.label} altogether" for curve in known if curve not in groups]
+    used = {run.path for group in groups.values() for run in group}
+    made.left_out = {run.path: f"{_name(run)} is not compared" for run in runs if run.path not in used}
+    _remark_on_settings(made)
+    return made
+
+
+def _grouped(runs: Sequence[Run], known: Sequence[Curve]) -> dict[Curve, list[Run]]:
+    """The runs of each curve, in the order of the figure; no known curves: all that the runs make up."""
+    groups: dict[Curve, list[Run]] = {}
+    for run in runs:
+        matching = [curve for curve in known if _is_on(run, curve)]
+        for curve in matching if known else [_curve_of(run)]:
+            groups.setdefault(curve, []).append(run)
+    order = list(known) or sorted(groups, key=lambda curve: ([*METHODS, curve.method].index(curve.method), curve.label))
+    return {curve: groups[curve] for curve in order if curve in groups}
+
+
+def _is_on(run: Run, curve: Curve) -> bool:
+    return run.config.method == curve.method and _defining(run) == dict(curve.settings)
+
+
+def _curve_of(run: Run) -> Curve:
+    """The curve of a run that no figure asked for: a known one, or its method's with what makes it a variant."""
+    everything = [curve for _, curves in FIGURES.values() for curve in curves]
+    known = next((curve for curve in everything if _is_on(run, curve)), None)
+    if known is None:
+        label, color = METHODS.get(run.config.method, (run.config.method, "#000000"))
+        words = told(_defining(run))
+        known = Curve(f"{label}, {words}" if words else label, run.config.method, tuple(_defining(run).items()), color)
+    if run.config.name not in ("default", *presets()):
+        known = known._replace(label=f"{known.label} ({run.config.name})", dash=":")
+    return known
+
+
+def _defining(run: Run) -> dict[str, Any]:
+    """Of the settings that differ from the method's defaults, those that make a variant: some figure or preset varies
+    them. Others, as the batch size, are remarked on."""
+    return {name: value for name, value in run.settings.items() if name in _varied(run.config.method)}
+
+
+@cache
+def _varied(method: str) -> set[str]:
+    curves = [curve for _, curves in FIGURES.values() for curve in curves if curve.method == method]
+    configs = [preset.config for preset in presets().values() if preset.config.method == method]
+    of_presets = {name for config in configs for name in Run(Path(), config, {}, []).settings}
+    return of_presets | {name for curve in curves for name, _ in curve.settings}
+
+
+def _remark_on_settings(made: Comparison) -> None:
+    for (world, task, label), cell in made.cells.items():
+        for run in cell.runs:
+            other = {name: value for name, value in run.settings.items() if name not in _varied(run.config.method)}
+            if other:
+                made.remark([f"{label} is not at its defaults: {told(other)}"], f"{task} in {world}")
+    for world, task in itertools.product(made.worlds, made.tasks):
+        side_by_side = [run for _, cell in made.drawn(world, task) for run in cell.runs]
+        names = [name for name in differences(side_by_side, world) if name in OF_WORLD]
+        if names:
+            made.remark([f"curves side by side differ in {', '.join(names)}"], f"{task} in {world}")
+
+
+def _name(run: Run) -> str:
+    settings = told(_defining(run))
+    return f"{run.config.method} {run.config.name}{f' ({settings})' if settings else ''} on {run.task}"
+
+
+def told(settings: Mapping[str, Any]) -> str:
+    """'beta 10, stack channels'"""
+    return ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings.items()
+    )
