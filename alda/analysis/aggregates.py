@@ -1,7 +1,7 @@
 """One number for all tasks: interquartile mean, mean, optimality gap, performance profile, probability of improvement.
 
 Scores are final scores as shares of the highest possible return (1 a control step: 1000 in an episode of full length).
-In every world the tasks count that all curves have been measured on.
+In every world, those curves and tasks are taken that bring most results together without a gap; others are named.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ import numpy as np
 
 from alda.analysis import stats
 from alda.analysis.comparison import Comparison, Curve
+from alda.analysis.runs import listed
 from alda.analysis.stats import Estimate, Scores
-from alda.errors import UserError
 
 STATISTICS = {
     "interquartile mean": stats.interquartile_mean,
@@ -26,13 +26,12 @@ _THRESHOLDS = np.linspace(0, 1, 51)
 def aggregate_table(made: Comparison) -> list[dict[str, Any]]:
     """One row for each number: of a curve in a world, at a threshold (profiles), against another curve (improvement).
 
-    The first curve is compared to all others, and the worlds where there is nothing to compare are remarked on. Raises
-    UserError where no world has a task that all its curves have been measured on.
+    The probability is that of the first curve's runs being better than those of each of the others.
     """
     rows = []
     for world in made.worlds:
         scores = _scores(made, world)
-        first = next(iter(scores), None)
+        first = next(iter(scores))
         for curve, own in scores.items():
             place = {"world": world, "curve": curve.label, "tasks": len(own), "runs": sum(map(len, own))}
             for name, statistic in STATISTICS.items():
@@ -41,11 +40,9 @@ def aggregate_table(made: Comparison) -> list[dict[str, Any]]:
             for i, threshold in enumerate(_THRESHOLDS.tolist()):
                 at = Estimate(*(np.asarray(part[i]) for part in profile))
                 rows.append(place | _row(PROFILE, at, threshold=threshold))
-            if first is not None and curve != first:
+            if curve != first:
                 better = stats.probability_of_improvement(scores[first], own)
                 rows.append(place | {"curve": first.label} | _row(IMPROVEMENT, better, against=curve.label))
-    if not rows:
-        raise UserError("no world has a task that all curves have been measured on: name fewer runs")
     return rows
 
 
@@ -55,44 +52,53 @@ def _row(statistic: str, found: Estimate, *, threshold: float | None = None, aga
 
 
 def _scores(made: Comparison, world: str) -> dict[Curve, Scores]:
-    """Final scores of every curve in a world, on the tasks that they share."""
+    """Final scores in a world of the curves that are compared there, on the tasks that they share."""
     cells = {
         curve: {t: c for t in made.tasks if (c := made.cells.get((world, t, curve.label)))} for curve in made.curves
     }
-    cells = {curve: of_task for curve, of_task in cells.items() if of_task}
-    shared = [task for task in made.tasks if all(task in of_task for of_task in cells.values())]
-    if lost := [task for of_task in cells.values() for task in of_task if task not in shared]:
-        made.remark([f"only tasks count that all curves have, not {', '.join(dict.fromkeys(lost))}"], world)
-    if not shared:
-        return {}
-    lengths = {
-        curve: {t: c.runs[0].config.env.episode_length for t, c in of_task.items()} for curve, of_task in cells.items()
+    tasks = _shared_tasks([set(of_task) for of_task in cells.values() if of_task])
+    compared = {
+        curve: [of_task[task] for task in sorted(tasks)] for curve, of_task in cells.items() if tasks <= set(of_task)
     }
-    if alone := [curve.label for curve, of_task in cells.items() if all(len(of_task[t].runs) == 1 for t in shared)]:
-        made.remark([f"one seed a task has no interval: {', '.join(alone)}"], world)
-    return {curve: [of_task[t].final / lengths[curve][t] for t in shared] for curve, of_task in cells.items()}
+    if others := [curve.label for curve, of_task in cells.items() if of_task and curve not in compared]:
+        made.remark([f"not measured on all of {', '.join(sorted(tasks))}, and not compared: {listed(others)}"], world)
+    if lost := [task for task in made.tasks if task not in tasks and any(task in of for of in cells.values())]:
+        made.remark([f"not measured for all curves that are compared, and not counted: {listed(lost)}"], world)
+    if alone := [curve.label for curve, own in compared.items() if all(len(cell.runs) == 1 for cell in own)]:
+        made.remark([f"one seed a task has no interval: {listed(alone)}"], world)
+    return {
+        curve: [cell.final / cell.runs[0].config.env.episode_length for cell in own] for curve, own in compared.items()
+    }
+
+
+def _shared_tasks(measured: Sequence[set[str]]) -> set[str]:
+    """The tasks to compare on: those that bring most results together, of two curves at least where that can be."""
+
+    def results(tasks: set[str]) -> tuple[bool, int]:
+        curves = sum(tasks <= own for own in measured)
+        return curves > 1 or len(measured) == 1, curves * len(tasks)
+
+    candidates = [a & b for a in measured for b in measured]
+    return max((tasks for tasks in candidates if tasks), key=results)
 
 
 def draw_aggregates(new_figure: Any, made: Comparison, rows: Sequence[dict[str, Any]]) -> Any:
     """A line of panels for each world."""
-    worlds = [world for world in made.worlds if any(row["world"] == world for row in rows)]
-    height = 0.9 + 0.28 * len(made.curves)
-    size = (13, max(2.2, height) * len(worlds) + 1.2)
-    figure = new_figure(figsize=size, layout="constrained")
-    panels = figure.subplots(len(worlds), 5, squeeze=False, width_ratios=(1, 1, 1, 1.3, 1.2))
-    for world, line in zip(worlds, panels, strict=True):
+    lines = max(len({row["curve"] for row in rows if row["world"] == world}) for world in made.worlds)
+    figure = new_figure(figsize=(13, max(2.2, 0.7 + 0.24 * lines) * len(made.worlds) + 1), layout="constrained")
+    panels = figure.subplots(len(made.worlds), 5, squeeze=False, width_ratios=(1, 1, 1, 1.3, 1))
+    for world, line in zip(made.worlds, panels, strict=True):
         here = [row for row in rows if row["world"] == world]
         line[0].set_ylabel(world)
         for name, axes in zip(STATISTICS, line, strict=False):
             _draw_bars(axes, made, [row for row in here if row["statistic"] == name], "curve")
-            axes.set_xlabel(f"{name} of the score")
+            axes.set_xlabel(name + (" (less is better)" if name == "optimality gap" else ""))
             axes.tick_params(labelleft=axes is line[0])
         _draw_profiles(line[3], made, [row for row in here if row["statistic"] == PROFILE])
         against = [row for row in here if row["statistic"] == IMPROVEMENT]
         _draw_bars(line[4], made, against, "against")
-        line[4].set_xlabel(f"P({against[0]['curve']} > other run)" if against else "nothing to compare")
         line[4].axvline(0.5, color="gray", linewidth=0.8)
-        line[4].set_xlim(0, 1)
+        line[4].set_xlabel(f"P({against[0]['curve']} > ...)" if against else "nothing to compare")
     return figure
 
 
@@ -103,7 +109,7 @@ def _draw_bars(axes: Any, made: Comparison, rows: Sequence[dict[str, Any]], name
         axes.barh(place, row["high"] - row["low"], left=row["low"], height=0.6, color=color, alpha=0.35)
         axes.plot([row["value"]], [place], marker="|", markersize=12, markeredgewidth=2, color=color)
     axes.set_yticks(range(len(rows)), [row[named_by] for row in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set(xlim=(-0.03, 1.03), ylim=(len(rows) - 0.5, -0.5))
     axes.grid(alpha=0.25, linewidth=0.5, axis="x")
 
 

@@ -49,7 +49,7 @@ def _default(method: str) -> Curve:
     return Curve(label, method, (), color)
 
 
-def _series(name: str, setting: str, values: Sequence[float], default: int) -> tuple[Curve, ...]:
+def _series(name: str, setting: str, values: Sequence[int | float], default: int) -> tuple[Curve, ...]:
     """ALDA at several values of one setting; its default keeps its colour."""
     others = dict(zip([value for value in values if value != default], _ORDERED, strict=False))
     return tuple(
@@ -121,10 +121,7 @@ FIGURES: dict[str, tuple[str, tuple[Curve, ...]]] = {
             Curve(
                 "SVEA(color easy)",
                 "svea",
-                (
-                    ("augmentation", "none"),
-                    ("train_shift", "color_easy"),
-                ),
+                (("augmentation", "none"), ("train_shift", "color_easy")),
                 METHODS["svea"][1],
             ),
         ),
@@ -138,8 +135,8 @@ class Comparison:
     """Cells by (world, task, curve), and what to know of them."""
 
     title: str
-    curves: list[Curve]
-    cells: dict[tuple[str, str, str], Cell]
+    curves: list[Curve] = field(default_factory=list)
+    cells: dict[tuple[str, str, str], Cell] = field(default_factory=dict)
     left_out: dict[Path, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     remarks: dict[str, list[str]] = field(default_factory=dict)
@@ -147,10 +144,8 @@ class Comparison:
 
     @property
     def worlds(self) -> list[str]:
-        order = list(SHIFTS)
-        return sorted(
-            {world for world, _, _ in self.cells}, key=lambda world: (order.index(parse_shift(world)[0]), world)
-        )
+        worlds = {world for world, _, _ in self.cells}
+        return sorted(worlds, key=lambda world: ([*SHIFTS, parse_shift(world)[0]].index(parse_shift(world)[0]), world))
 
     @property
     def tasks(self) -> list[str]:
@@ -176,35 +171,55 @@ class Comparison:
 def compare(number: str, runs: Sequence[Run], *, shifts: Sequence[str] = (), mix: bool = False) -> Comparison:
     """The curves of a figure in every world, or those named, on every task.
 
-    Raises UserError for an unknown figure, where there is no run of any of its curves, and as put_together does.
+    An ablation is drawn where there is something to compare: not on tasks that only one of its curves has runs of.
+    Raises UserError for an unknown figure or world, where there is no run of any curve, and as put_together does.
     """
     if number not in (*FIGURES, AGGREGATE):
         raise UserError(f"unknown figure {number!r}; known: {', '.join((*FIGURES, AGGREGATE))}")
-    title, known = FIGURES.get(number, ("all methods over all tasks", ()))
+    title, known = FIGURES.get(number, ("", ()))
     groups = _grouped(runs, known)
     if not groups:
         raise UserError(f"figure {number} compares {listed(c.label for c in known)}; there are runs of none of them")
-    places = {(shift, run.task) for group in groups.values() for run in group for shift in run.shifts}
-    places = {(shift, task) for shift, task in places if not shifts or shift in shifts}
-    if not places:
-        raise UserError(f"no run was evaluated in {', '.join(shifts)}")
+    places: dict[tuple[str, str], dict[Curve, list[Run]]] = {}  # by world and task
+    for curve, group in groups.items():
+        for run in group:
+            for world in run.shifts:
+                places.setdefault((world, run.task), {}).setdefault(curve, []).append(run)
+    evaluated = sorted({world for world, _ in places})
+    if unknown := [world for world in shifts if world not in evaluated]:
+        raise UserError(f"no run was evaluated in {listed(unknown)}; there is {listed(evaluated)}")
+    places = {place: found for place, found in places.items() if not shifts or place[0] in shifts}
+    if number not in ("5", AGGREGATE) and any(len(found) > 1 for found in places.values()):
+        places = {place: found for place, found in places.items() if len(found) > 1}
 
-    made = Comparison(
-        title if number == AGGREGATE else f"After figure {number} of the paper: {title}", list(groups), {}
-    )
-    for (world, task), (curve, group) in itertools.product(sorted(places), groups.items()):
-        chosen = [run for run in group if run.task == task and world in run.shifts]
-        about = f"{curve.label} on {task} in {world}"
-        if chosen:
-            made.cells[world, task, curve.label] = cell = put_together(chosen, world, mix=mix)
-            made.remark(cell.remarks, about)
-        else:
-            made.missing.append(about)
-    made.missing += [f"{curve.label} altogether" for curve in known if curve not in groups]
-    used = {run.path for group in groups.values() for run in group}
-    made.left_out = {run.path: f"{_name(run)} is not compared" for run in runs if run.path not in used}
+    made = Comparison(f"After figure {number} of the paper: {title}" if title else "All methods over all tasks")
+    made.curves = [curve for curve in groups if any(curve in found for found in places.values())]
+    for (world, task), found in sorted(places.items()):
+        for curve, group in found.items():
+            made.cells[world, task, curve.label] = cell = put_together(group, world, mix=mix)
+            made.remark(cell.remarks, f"{curve.label} on {task} in {world}")
+    used = {run.path for cell in made.cells.values() for run in cell.runs}
+    curve_of = {run.path: curve for curve, group in groups.items() for run in group}
+    for run in runs:
+        if run.path not in used:
+            known_as = curve_of.get(run.path)
+            alone = f"{known_as.label} has nothing to be compared with on {run.task}" if known_as else ""
+            made.left_out[run.path] = alone or f"{_name(run)} is not compared here"
+    made.missing = [*_missing(made), *(f"{curve.label} altogether" for curve in known if curve not in made.curves)]
     _remark_on_settings(made)
     return made
+
+
+def _missing(made: Comparison) -> Iterator[str]:
+    for curve in made.curves:
+        lacking: dict[tuple[str, ...], list[str]] = {}  # worlds -> tasks
+        for task in made.tasks:
+            worlds = tuple(world for world in made.worlds if (world, task, curve.label) not in made.cells)
+            if worlds:
+                lacking.setdefault(worlds, []).append(task)
+        for worlds, tasks in lacking.items():
+            where = f" in {', '.join(worlds)}" if len(worlds) < len(made.worlds) else ""
+            yield f"{curve.label} on {', '.join(tasks)}{where}"
 
 
 def _grouped(runs: Sequence[Run], known: Sequence[Curve]) -> dict[Curve, list[Run]]:
@@ -264,7 +279,7 @@ def _remark_on_settings(made: Comparison) -> None:
 
 def _name(run: Run) -> str:
     settings = told(_defining(run))
-    return f"{run.config.method} {run.config.name}{f' ({settings})' if settings else ''} on {run.task}"
+    return f"{run.config.method} {run.config.name}{f' ({settings})' if settings else ''}"
 
 
 def told(settings: Mapping[str, Any]) -> str:

@@ -34,6 +34,7 @@ def draw_figure(number: str, runs: Sequence[Path], *, out: Path, shifts: Sequenc
     found, refused = load_runs(runs)
     made = compare(number, found, shifts=shifts, mix=mix)
     made.left_out |= refused
+    marks = _marks(made) if number == "5" else {}
     if number == AGGREGATE:
         rows = aggregate_table(made)
         figure = draw_aggregates(new_figure, made, rows)
@@ -42,7 +43,6 @@ def draw_figure(number: str, runs: Sequence[Path], *, out: Path, shifts: Sequenc
             "Bars and bands are 95 % bootstrap intervals over the seeds of every task.",
         ]
     else:
-        marks = _marks(made) if number == "5" else {}
         rows = curve_table(made, marks)
         figure = draw_curves(new_figure, made, rows)
         lines = ["Means over seeds with 95 % bootstrap intervals; thin lines are single seeds.", *_sources(marks)]
@@ -56,7 +56,7 @@ def draw_figure(number: str, runs: Sequence[Path], *, out: Path, shifts: Sequenc
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    write_json(stem.with_suffix(".json"), _record(number, made, rows))
+    write_json(stem.with_suffix(".json"), _record(number, made, marks, rows))
     print(f"written to {stem}.svg, .png, .csv and .json")
     for line in _report(made):
         print(line)
@@ -66,23 +66,30 @@ def draw_figure(number: str, runs: Sequence[Path], *, out: Path, shifts: Sequenc
 def curve_table(made: Comparison, marks: Marks) -> list[dict[str, Any]]:
     """One row for each point: means over seeds, with the interval where there are several; seeds; published values."""
     rows = []
-    for (world, task, label), cell in made.cells.items():
-
-        def add(series: str, step: int | None, value: float, ends: Sequence[float | None], origin: str) -> None:
-            place = {"world": world, "task": task, "curve": label}  # noqa: B023
-            point = {"series": series, "step": step, "return": value, "low": ends[0], "high": ends[1]}
-            rows.append(place | point | {"from": origin})
-
+    for place, cell in made.cells.items():
         steps = cell.steps.tolist()
         for step, values in zip(steps, cell.returns.T, strict=True):
-            ends = bootstrap_interval(values.tolist()) if len(values) > 1 else (None, None)
-            add("mean", step, float(values.mean()), ends, f"seeds: {len(values)}")
+            ends = bootstrap_interval(values.tolist(), resamples=2_000) if len(values) > 1 else None
+            rows.append(_point(place, "mean", step, float(values.mean()), ends, f"seeds: {len(values)}"))
         for run, returns in zip(cell.runs, cell.returns.tolist(), strict=True):
             for step, value in zip(steps, returns, strict=True):
-                add(f"seed {run.config.seed}", step, value, (None, None), str(run.path))
-        for mark in marks.get((world, task, label), []):
-            add("published", mark.steps, mark.value, mark.band or (None, None), mark.source)
+                rows.append(_point(place, f"seed {run.config.seed}", step, value, None, str(run.path)))
+        for mark in marks.get(place, []):
+            rows.append(_point(place, "published", mark.steps, mark.value, mark.band, mark.source))
     return rows
+
+
+def _point(
+    place: tuple[str, str, str],
+    series: str,
+    step: int | None,
+    value: float | int,
+    ends: tuple[float, float] | tuple[int, int] | None,
+    origin: str,
+) -> dict[str, Any]:
+    low, high = ends or (None, None)
+    where = dict(zip(("world", "task", "curve"), place, strict=True))
+    return where | {"series": series, "step": step, "return": value, "low": low, "high": high, "from": origin}
 
 
 def draw_curves(new_figure: Any, made: Comparison, rows: Sequence[dict[str, Any]]) -> Any:
@@ -109,7 +116,7 @@ def draw_curves(new_figure: Any, made: Comparison, rows: Sequence[dict[str, Any]
     for axes in panels[-1]:
         axes.set_xlabel(STEPS)
     panels[0][0].set_ylim(bottom=0)
-    _legend(figure, made, any(row["series"] == "published" for row in rows))
+    _legend(figure, made, rows)
     return figure
 
 
@@ -143,17 +150,17 @@ def _ends(published: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
     return [row for row in published if not row["step"] or row["step"] >= PAPER_STEPS][:1]
 
 
-def _legend(figure: Any, made: Comparison, marked: bool) -> None:
+def _legend(figure: Any, made: Comparison, rows: Sequence[dict[str, Any]]) -> None:
     from matplotlib.lines import Line2D
 
     line: Any = Line2D
     handles = [line([], [], color=curve.color, linestyle=curve.dash, linewidth=1.6) for curve in made.curves]
     labels = [f"{curve.label} ({made.seeds(curve)})" for curve in made.curves]
-    if marked:
+    if any(row["series"] == "published" for row in rows):
         diamond = {"color": "gray", "marker": "D", "linestyle": "none"}
         handles += [line([], [], markersize=5, **diamond), line([], [], markersize=4, fillstyle="none", **diamond)]
-        labels += ["published, at the end", "published, on the way"]
-    figure.legend(handles, labels, loc="outside right upper", frameon=False, title="curve (seeds)", fontsize=9)
+        labels += ["published, at the end", "published, on the way there"]
+    figure.legend(handles, labels, loc="outside right center", frameon=False, title="curve (seeds)", fontsize=9)
 
 
 def _marks(made: Comparison) -> Marks:
@@ -191,7 +198,7 @@ def _save(figure: Any, stem: Path) -> None:
         figure.savefig(stem.with_suffix(".png"), dpi=150)
 
 
-def _record(number: str, made: Comparison, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _record(number: str, made: Comparison, marks: Marks, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The table, and where it is from."""
     cells = []
     for (world, task, label), cell in made.cells.items():
@@ -209,6 +216,7 @@ def _record(number: str, made: Comparison, rows: Sequence[dict[str, Any]]) -> di
         "curves": {curve.label: {"method": curve.method, "settings": dict(curve.settings)} for curve in made.curves},
         "cells": cells,
         "left_out": {str(path): reason for path, reason in made.left_out.items()},
+        "published": [mark._asdict() for found in marks.values() for mark in found],
         "missing": made.missing,
         "remarks": made.remarks,
         "table": list(rows),
@@ -217,6 +225,9 @@ def _record(number: str, made: Comparison, rows: Sequence[dict[str, Any]]) -> di
 
 def _report(made: Comparison) -> list[str]:
     """What is not in the figure, and what to know of what is."""
-    lines = [f"left out: {path}: {reason}" for path, reason in made.left_out.items()]
+    reasons: dict[str, list[Path]] = {}
+    for path, reason in made.left_out.items():
+        reasons.setdefault(reason, []).append(path)
+    lines = [f"left out: {reason} ({listed(paths, most=2)})" for reason, paths in reasons.items()]
     lines += [f"missing: {what}" for what in made.missing]
-    return lines + [f"note: {remark} ({listed(where)})" for remark, where in made.remarks.items()]
+    return lines + [f"note: {remark} ({listed(where, most=2)})" for remark, where in made.remarks.items()]

@@ -10,7 +10,10 @@ from alda.envs.distracting import USUAL_INTENSITY
 TASKS = ("cartpole_balance", "walker_walk", "ball_in_cup_catch", "finger_spin")
 
 PAPER_STEPS = 500_000  # agent steps of a run in ALDA's paper
-FIGURE_5 = "ALDA's figure 5 (preprint of October 2024), read off the picture to about 10, mean of 5 seeds"
+FIGURE_5 = (
+    "ALDA's figure 5 (preprint of October 2024; 64 pixels, SVEA 84), means of 5 seeds over steps 450,000 to 500,000, "
+    "read off the picture to about 10"
+)
 _DMCGB = "SVEA's paper (Hansen et al., 2021), DMControl-GB's table, 5 seeds"
 _SIMGRL = "SimGRL, table 1, 5 seeds"
 _SIMGRL_19 = "SimGRL, figure 19, read off the picture to about 10, 5 seeds"
@@ -24,13 +27,13 @@ class Published(NamedTuple):
     method: str  # as in alda.agents.AGENTS
     task: str
     shift: str
-    value: float
+    value: int
     steps: int | None  # agent steps
     image_size: int
     action_repeat: int | None
-    band: tuple[float, float] | None = None
+    band: tuple[int, int] | None = None
     """Ends of the 95 % interval."""
-    spread: float | None = None
+    spread: int | None = None
     """Standard deviation over seeds."""
     preset: str = ""
     """The variant, as in alda.presets, where it is not the method at its defaults."""

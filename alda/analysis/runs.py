@@ -87,8 +87,12 @@ class Run:
             "num_envs": self.config.num_envs,
             "overlays": self.meta.get("overlays", {}).get("source", "none"),
         }
-        worlds = [row.get(f"eval/{shift}/world", {}) for row in self.evaluations if f"eval/{shift}/return" in row]
-        found: dict[str, set[str]] = {name: {str(value)} for name, value in made.items()}
+        worlds: list[dict[str, Any]] = []
+        for row in self.evaluations:
+            world = row.get(f"eval/{shift}/world", {})
+            if f"eval/{shift}/return" in row and world not in worlds:
+                worlds.append(world)
+        found = {name: {str(value)} for name, value in made.items()}
         for name in OF_WORLD:
             found[name] = {str(world.get(name, env.get(name, "unknown"))) for world in worlds}
         return found
@@ -207,9 +211,9 @@ def _told(name: str, values: dict[str, list[Run]]) -> str:
 
 
 def listed(things: Iterable[Any], most: int = 6) -> str:
-    """'a, b, c', or the ends of a longer list and its length."""
+    """'a, b, c', or of a longer list its ends and how many there are: 'a ... z (26)'."""
     words = [str(thing) for thing in things]
-    return ", ".join(words) if len(words) <= most else f"{words[0]}, {words[1]} ... {words[-1]} ({len(words)})"
+    return ", ".join(words) if len(words) <= most else f"{words[0]} ... {words[-1]} ({len(words)})"
 
 
 def _below(path: Path) -> Iterator[Path]:
