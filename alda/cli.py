@@ -102,12 +102,12 @@ def figure(words: list[str]) -> None:
     @dataclass
     class Options:
         number: Annotated[str, tyro.conf.Positional]
-        """3: ALDA, QLAE, BioAE. 4: retrieval by blend or nearest value, with values that learn or do not. 5: all
-        methods of the main comparison, beside the published returns. 12: beta. 13: one code for the stack of frames.
-        15: the critic's gradient reaches the encoder. 16: number of latents. 17: SVEA trained on color_easy. What 3, 5
-        and the axes show is the paper's; 4 and 12 to 17 are pictures whose contents are told apart here by the order
-        in which its text speaks of them. aggregate: all methods over all tasks, by their final scores: interquartile
-        mean, mean, optimality gap, performance profiles, probability of improvement."""
+        """3: ALDA, QLAE, BioAE. 4: blend or nearest value, values that learn or do not. 5: the main comparison, beside
+        the published returns. 12: beta. 13: one code for the stack of frames. 15: the critic's gradient reaches the
+        encoder. 16: number of latents. 17: SVEA trained on color_easy. aggregate: all methods over all tasks, by final
+        scores: interquartile mean, mean, optimality gap, performance profile, probability of improvement. Which of 12
+        to 17 is which is our reading: they are taken to follow the order of the paper's text. Of 4 only QLAE is
+        certain."""
         runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
         """Run directories, or folders that hold some at any depth."""
         out: Path = field(default=Path("figures"))

@@ -14,7 +14,8 @@ from alda.agents import AGENTS
 from alda.agents.alda import ALDAConfig
 from alda.agents.svea import SVEAConfig
 from alda.analysis.aggregates import IMPROVEMENT, PROFILE, aggregate_table
-from alda.analysis.comparison import FIGURES, METHODS, compare
+from alda.analysis.comparison import compare
+from alda.analysis.curves import FIGURES, METHODS
 from alda.analysis.paper import curve_table, draw_curves, draw_figure
 from alda.analysis.published import PUBLISHED, published
 from alda.analysis.runs import Run, find_runs, load_runs, put_together

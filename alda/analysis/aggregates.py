@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from alda.analysis import stats
-from alda.analysis.comparison import Comparison, Curve
+from alda.analysis.comparison import Comparison
+from alda.analysis.curves import Curve
 from alda.analysis.runs import listed
 from alda.analysis.stats import Estimate, Scores
 
@@ -33,7 +34,8 @@ def aggregate_table(made: Comparison) -> list[dict[str, Any]]:
         scores = _scores(made, world)
         first = next(iter(scores))
         for curve, own in scores.items():
-            place = {"world": world, "curve": curve.label, "tasks": len(own), "runs": sum(map(len, own))}
+            runs = sum(map(len, own))
+            place = {"world": world, "curve": curve.label, "tasks": len(own), "runs": runs}
             for name, statistic in STATISTICS.items():
                 rows.append(place | _row(name, stats.aggregate(statistic, own)))
             profile = stats.performance_profile(own, _THRESHOLDS)
@@ -42,7 +44,10 @@ def aggregate_table(made: Comparison) -> list[dict[str, Any]]:
                 rows.append(place | _row(PROFILE, at, threshold=threshold))
             if curve != first:
                 better = stats.probability_of_improvement(scores[first], own)
-                rows.append(place | {"curve": first.label} | _row(IMPROVEMENT, better, against=curve.label))
+                runs = place["runs"] + sum(map(len, scores[first]))
+                rows.append(
+                    place | {"curve": first.label, "runs": runs} | _row(IMPROVEMENT, better, against=curve.label)
+                )
     return rows
 
 

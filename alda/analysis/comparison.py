@@ -1,133 +1,19 @@
-"""What a figure compares: which runs are on which curve, which stay out, and what a reader has to know of them.
-
-The paper's figures 3 and 5 are known by their contents. Figures 4, 12, 13, 15, 16 and 17 are pictures whose contents
-are told apart here by what the text says of figure 4 (QLAE) and by the order of appendices and claims: beta (A.4), one
-code for the stack (A.5), the critic's gradient (A.10), the number of latents, SVEA trained on color_easy.
-"""
+"""What a figure compares: which runs are on which curve, which stay out, and what a reader has to know of them."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from alda.analysis.curves import AGGREGATE, FIGURES, METHODS, Curve
 from alda.analysis.published import TASKS
 from alda.analysis.runs import OF_WORLD, Cell, Run, differences, listed, put_together
 from alda.envs import SHIFTS
 from alda.envs.shift import parse_shift
 from alda.errors import UserError
 from alda.presets import presets
-
-# Tol's muted colours, which colour-blind people can tell apart
-METHODS = {
-    "alda": ("ALDA", "#332288"),
-    "svea": ("SVEA", "#CC6677"),
-    "sac_ae": ("SAC+AE", "#117733"),
-    "repo": ("RePo", "#DDCC77"),
-    "darla": ("DARLA", "#88CCEE"),
-    "sac": ("SAC", "#555555"),
-    "drq": ("DrQ", "#AA4499"),
-    "sada": ("SADA", "#999933"),
-}
-_QLAE, _BIOAE = "#44AA99", "#882255"
-_ORDERED = ("#FEC44F", "#FE9929", "#EC7014", "#CC4C02", "#8C2D04")  # values of a setting, in order
-
-
-class Curve(NamedTuple):
-    """What a figure compares: a method with the settings that make it a variant."""
-
-    label: str
-    method: str
-    settings: tuple[tuple[str, Any], ...]  # that differ from the method's defaults and make the variant
-    color: str
-    dash: str = "-"
-
-
-def _default(method: str) -> Curve:
-    label, color = METHODS[method]
-    return Curve(label, method, (), color)
-
-
-def _series(name: str, setting: str, values: Sequence[int | float], default: int) -> tuple[Curve, ...]:
-    """ALDA at several values of one setting; its default keeps its colour."""
-    others = dict(zip([value for value in values if value != default], _ORDERED, strict=False))
-    return tuple(
-        Curve(f"ALDA, {name} {value:g}", "alda", ((setting, value),), others[value])
-        if value in others
-        else _default("alda")._replace(label=f"ALDA, {name} {value:g}")
-        for value in values
-    )
-
-
-_ALDA = _default("alda")
-_QLAE_CURVE = Curve("QLAE", "alda", (("latent", "quantized"),), _QLAE)
-FIGURES: dict[str, tuple[str, tuple[Curve, ...]]] = {
-    "3": (
-        "association, quantisation, energy",
-        (
-            _ALDA,
-            _QLAE_CURVE,
-            Curve("BioAE", "alda", (("latent", "bio"),), _BIOAE),
-            Curve(
-                "BioAE (penalty)",
-                "alda",
-                (
-                    ("latent", "bio_penalty"),
-                    ("weight_decay", 1e-4),
-                ),
-                _BIOAE,
-                "--",
-            ),
-        ),
-    ),
-    "4": (
-        "blend or nearest value, values that learn or do not",
-        (
-            _ALDA,
-            Curve("ALDA, values learn", "alda", (("codebook_grad", "quant"),), _ALDA.color, "--"),
-            _QLAE_CURVE,
-            Curve(
-                "QLAE, values stay",
-                "alda",
-                (
-                    ("latent", "quantized"),
-                    ("codebook_grad", "none"),
-                ),
-                _QLAE,
-                "--",
-            ),
-        ),
-    ),
-    "5": ("the main comparison", tuple(map(_default, ("alda", "svea", "sac_ae", "repo", "darla")))),
-    "12": ("inverse temperature of the retrieval", _series("beta", "beta", (1.0, 10.0, 50.0, 100.0), 100)),
-    "13": (
-        "one code for the whole stack of frames",
-        (_ALDA, Curve("ALDA(framestack)", "alda", (("stack", "channels"),), _ORDERED[2])),
-    ),
-    "15": (
-        "the critic's gradient reaches the encoder",
-        (
-            _ALDA,
-            Curve("ALDA(CG)", "alda", (("critic_grad", "ste"),), _ORDERED[2]),
-            Curve("ALDA(CG), by the slope", "alda", (("critic_grad", "soft"),), _ORDERED[4], "--"),
-        ),
-    ),
-    "16": ("number of latents", _series("latents", "num_latents", (12, 20, 32, 40, 64, 128), 12)),
-    "17": (
-        "SVEA trained on color_easy",
-        (
-            _ALDA,
-            Curve(
-                "SVEA(color easy)",
-                "svea",
-                (("augmentation", "none"), ("train_shift", "color_easy")),
-                METHODS["svea"][1],
-            ),
-        ),
-    ),
-}
-AGGREGATE = "aggregate"
 
 
 @dataclass
@@ -271,10 +157,13 @@ def _remark_on_settings(made: Comparison) -> None:
             if other:
                 made.remark([f"{label} is not at its defaults: {told(other)}"], f"{task} in {world}")
     for world, task in itertools.product(made.worlds, made.tasks):
-        side_by_side = [run for _, cell in made.drawn(world, task) for run in cell.runs]
+        cells = [cell for _, cell in made.drawn(world, task)]
+        side_by_side = [run for cell in cells for run in cell.runs]
         names = [name for name in differences(side_by_side, world) if name in OF_WORLD]
         if names:
             made.remark([f"curves side by side differ in {', '.join(names)}"], f"{task} in {world}")
+        if len({int(cell.steps[-1]) for cell in cells}) > 1:
+            made.remark(["curves side by side end at different steps"], f"{task} in {world}")
 
 
 def _name(run: Run) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from alda.analysis.aggregates import aggregate_table, draw_aggregates
-from alda.analysis.comparison import AGGREGATE, Comparison, Curve, compare
+from alda.analysis.comparison import Comparison, compare
+from alda.analysis.curves import AGGREGATE, Curve
 from alda.analysis.figures import RETURN, STEPS, figure_maker
 from alda.analysis.published import PAPER_STEPS, Published, published
 from alda.analysis.runs import OF_WORLD, listed, load_runs
@@ -46,7 +47,7 @@ def draw_figure(number: str, runs: Sequence[Path], *, out: Path, shifts: Sequenc
         rows = curve_table(made, marks)
         figure = draw_curves(new_figure, made, rows)
         lines = ["Means over seeds with 95 % bootstrap intervals; thin lines are single seeds.", *_sources(marks)]
-    figure.suptitle(made.title, fontsize=10)
+    figure.suptitle(textwrap.fill(made.title, _letters(figure, 10)), fontsize=10, x=0.01, ha="left")
     _caption(figure, lines, made)
 
     out.mkdir(parents=True, exist_ok=True)
@@ -177,12 +178,19 @@ def _sources(marks: Marks) -> list[str]:
 
 def _caption(figure: Any, lines: Sequence[str], made: Comparison) -> None:
     """Below the panels, wrapped to the figure's width, with what the reader has to know of the scores."""
-    width = int(figure.get_figwidth() * 15)
-    remarks = [f"{_capital(remark)}." for remark in made.remarks]
-    wrapped = [part for line in [*lines, *remarks] for part in textwrap.wrap(line, width)]
-    if len(wrapped) > _CAPTION_LINES:
-        wrapped = [*wrapped[: _CAPTION_LINES - 1], "More remarks are in the JSON file."]
-    figure.supxlabel("\n".join(wrapped), fontsize=7, x=0.01, ha="left")
+    width = _letters(figure, 7)
+    shown: list[str] = []
+    for line in [*lines, *(f"{_capital(remark)}." for remark in made.remarks)]:
+        if len(shown) >= _CAPTION_LINES:
+            shown.append("More remarks are in the JSON file.")
+            break
+        shown += textwrap.wrap(line, width)
+    figure.supxlabel("\n".join(shown), fontsize=7, x=0.01, ha="left")
+
+
+def _letters(figure: Any, size: float | int) -> int:
+    """About how many letters of a size in points fit across a figure."""
+    return int(figure.get_figwidth() * 105 / size)
 
 
 def _capital(text: str) -> str:
