@@ -34,7 +34,7 @@ def aggregate_table(made: Comparison) -> list[dict[str, Any]]:
         scores = _scores(made, world)
         first = next(iter(scores))
         for curve, own in scores.items():
-            runs = sum(map(len, own))
+            runs = sum(len(task) for task in own)
             place = {"world": world, "curve": curve.label, "tasks": len(own), "runs": runs}
             for name, statistic in STATISTICS.items():
                 rows.append(place | _row(name, stats.aggregate(statistic, own)))
