@@ -44,10 +44,8 @@ def aggregate_table(made: Comparison) -> list[dict[str, Any]]:
                 rows.append(place | _row(PROFILE, at, threshold=threshold))
             if curve != first:
                 better = stats.probability_of_improvement(scores[first], own)
-                runs = place["runs"] + sum(map(len, scores[first]))
-                rows.append(
-                    place | {"curve": first.label, "runs": runs} | _row(IMPROVEMENT, better, against=curve.label)
-                )
+                both = {"curve": first.label, "runs": runs + sum(len(task) for task in scores[first])}
+                rows.append(place | both | _row(IMPROVEMENT, better, against=curve.label))
     return rows
 
 
