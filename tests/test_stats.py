@@ -88,13 +88,16 @@ def test_improvement_is_the_u_statistic_of_every_task():
     assert float(stats.probability_of_improvement(x, y).value) == pytest.approx(np.mean(by_scipy))
 
 
-def test_improvement_interval_is_that_of_all_resamples():
-    x, y = [np.array([1.0, 4.0, 5.0])], [np.array([2.0, 4.0])]
-    pairs = product(product(x[0], repeat=3), product(y[0], repeat=2))
+@pytest.mark.parametrize(
+    ("x", "y"), [([1.0, 4.0, 5.0], [2.0, 4.0]), ([3.0], [1.0, 2.0, 4.0]), ([1.0, 4.0, 5.0], [3.0])]
+)
+def test_improvement_interval_is_that_of_all_resamples(x, y):
+    pairs = product(product(x, repeat=len(x)), product(y, repeat=len(y)))
     drawn = [np.mean([(p > q) + (p == q) / 2 for p in a for q in b]) for a, b in pairs]
-    found = stats.probability_of_improvement(x, y, confidence=0.6, resamples=8_000)
+    found = stats.probability_of_improvement([np.array(x)], [np.array(y)], confidence=0.6, resamples=8_000)
     assert (float(found.low), float(found.high)) == pytest.approx(tuple(np.quantile(drawn, [0.2, 0.8])))
-    assert float(found.value) == pytest.approx((0 + 0 + 1 + 0.5 + 1 + 1) / 6)
+    assert found.low < found.high
+    assert float(found.value) == pytest.approx(np.mean([(p > q) + (p == q) / 2 for p in x for q in y]))
 
 
 def test_improvement_over_itself_is_even_and_over_less_certain():
