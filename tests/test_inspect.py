@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import http.client
 import io
 import json
@@ -24,6 +25,7 @@ from alda.analysis import inspect
 from alda.analysis.inspect import Session, inspect_run, png, serving, stored_values
 from alda.cli import main
 from alda.config import Config, EnvConfig
+from alda.envs.data import Data
 from alda.errors import UserError
 from alda.policy import Policy
 from alda.train import train
@@ -118,14 +120,15 @@ def test_states_are_those_of_twins_and_answers_those_of_the_agent(server, seen, 
     answer = play(server, world)
     assert (answer["played"], answer["length"]) == (STEPS, STEPS)
     policy, steps = seen
+    column = ("train", SHIFTED).index(world)
     assert len(steps) == STEPS
-    thumbnails = np.split(pixels(answer["strip"]), STEPS, axis=2)
+    for i, thumbnail in enumerate(np.split(pixels(answer["strip"]), 16, axis=2)):
+        np.testing.assert_array_equal(thumbnail, steps[round(i * (STEPS - 1) / 15)].seen[column][-1])
     for t in (0, 1, 5, STEPS - 1):
-        obs = steps[t].seen[("train", SHIFTED).index(world)]
+        obs = steps[t].seen[column]
         status, state = ask(server, "state", world=world, time=t)
         assert status == 200
         np.testing.assert_array_equal(pixels(state["frame"]), obs[-1])
-        np.testing.assert_array_equal(thumbnails[t], obs[-1])
         np.testing.assert_array_equal(pixels(state["reconstruction"]), policy.reconstruct(obs))
         action, batch = policy.act(obs), torch.from_numpy(obs)[None]
         assert state["action"] == action.tolist()
@@ -257,9 +260,9 @@ def test_there_is_nothing_to_get_but_the_page(server):
 # the session alone
 
 
-def session_of(name, **config):
-    agent = make_agent(name, spec=SPEC, **config)
-    return Session(Policy(agent, Config(agent=agent.config, env=ENV), SPEC, 0), seed=0)
+def session_of(name, **settings):
+    agent = make_agent(name, spec=SPEC)
+    return Session(Policy(agent, Config(**{"agent": agent.config, "env": ENV, **settings}), SPEC, 0), seed=0)
 
 
 def test_what_failed_is_said_and_begun_anew(server, monkeypatch, capfd):
@@ -283,6 +286,17 @@ def test_other_worlds_wait_for_the_policy():
         session.play("color_hard")
     with pytest.raises(UserError, match="has to be played to its end first"):
         session.latents()
+
+
+def test_a_world_without_its_data_is_refused_and_the_others_go_on(tmp_path):
+    env = dataclasses.replace(ENV, episode_length=4)
+    session = session_of("sac", env=env, data=Data(color_table=tmp_path / "nonesuch.json"))
+    while not session.play("train")["done"]:
+        pass
+    with pytest.raises(UserError, match="nonesuch"):
+        session.play("color_hard")
+    assert session.play("video_easy")["length"] == 1
+    session.close()
 
 
 def test_a_method_without_a_decoder_is_inspected_without_pictures(monkeypatch):

@@ -42,7 +42,7 @@ from alda.twins import twins
 CLEAN = "train"  # the world that others are compared with
 _STRENGTHS = (0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)  # of shifts that have one; the first is the usual one
 _MOMENT = 0.1  # seconds that an episode is played on before other questions have their turn
-_THUMBNAILS = 16
+_THUMBNAILS = 16  # of an episode; the page counts on it
 _BATCH = 64  # states that the agent looks at at once
 _LARGEST = 1e6  # number that is decoded
 _DIGITS = 5  # of the number of bytes of a question
@@ -265,7 +265,7 @@ def stored_values(agent: Agent) -> Float[Tensor, "l v"] | None:
 
 def strip(frames: list[UInt8[np.ndarray, "c h w"]]) -> str:
     """Thumbnails of an episode, evenly spread, in one picture."""
-    chosen = np.linspace(0, len(frames) - 1, min(_THUMBNAILS, len(frames))).round().astype(int)
+    chosen = np.linspace(0, len(frames) - 1, _THUMBNAILS).round().astype(int)
     return png(np.concatenate([frames[t] for t in chosen], axis=2))
 
 
