@@ -138,6 +138,30 @@ def figure(words: list[str]) -> None:
     draw_figure(**vars(options))
 
 
+def inspect(words: list[str]) -> None:
+    """look into a trained agent in the browser: move its latents, see states in other worlds"""
+    import signal
+
+    import tyro
+
+    @dataclass
+    class Options:
+        run: Annotated[Path, tyro.conf.Positional]
+        """Run directory."""
+        port: int = 8000
+        """Port of this machine under which the page is (0: any free one)."""
+        seed: int = 0
+        """Seed of the episode whose states are looked at."""
+        browser: bool = True
+        """Open the page; otherwise its address is only printed."""
+
+    options = tyro.cli(Options, prog="alda inspect", description=inspect.__doc__, args=words)
+    from alda.analysis.inspect import inspect_run
+
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # closes simulators
+    inspect_run(**vars(options))
+
+
 def envs(words: list[str]) -> None:
     """list tasks and visual shifts; `alda envs preview` draws a task in every world"""
     import tyro
@@ -275,7 +299,7 @@ def bench(words: list[str]) -> None:
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     command.__name__: command
-    for command in (train, evaluate, picture, plot, analyze, figure, envs, data, demo, doctor, bench)
+    for command in (train, evaluate, picture, plot, analyze, inspect, figure, envs, data, demo, doctor, bench)
 }
 
 
