@@ -88,6 +88,7 @@ PLANS = {
             "model_learning_rate": 1e-3,
             "behaviour_learning_rate": 1e-3,
             "initial_multiplier": 0.02,
+            "probe_stride": 8,
         },
     ),
     "drq": Plan(steps=800, settings={**SAC_SIZES, "pad": 2}),

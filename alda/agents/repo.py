@@ -62,6 +62,9 @@ class RePoConfig(AgentConfig):
     """Adam step size of actor and value."""
     max_norm: float = 100.0
     """Bound of each gradient's norm."""
+    probe_stride: int = 1
+    """The probe learns from every so manieth frame of an update (1: all, as released). It teaches nothing else, and is
+    most of the work."""
     joint_clip: bool = False
     """One bound for model and probe together, as released: the probe's gradient, a sum over pixels, then scales down
     the model's."""
@@ -181,8 +184,8 @@ class RePo(Agent):
         loss = reward_loss + self.log_multiplier.detach().exp() * (kl - c.target_kl)
         belief = belief.detach()  # nothing else trains the model
 
-        decoded = self.probe(belief.features.flatten(0, 1))
-        error = (decoded - image).square()
+        shown = slice(None, None, c.probe_stride)
+        error = (self.probe(belief.features.flatten(0, 1)[shown]) - image[shown]).square()
         probe_loss = 0.5 * error.sum((1, 2, 3)).mean()
         if c.joint_clip:
             self.descend("model", "probe", loss=loss + probe_loss, max_norm=c.max_norm)
