@@ -278,13 +278,12 @@ def test_a_figure_comes_with_the_table_it_is_drawn_from(drawn):
 
 
 def test_panels_show_the_table_and_published_ends_stand_at_the_right_edge():
-    from matplotlib.figure import Figure
 
     runs = [made(scores=(0, 400), every=50_000), made(seed=1, scores=(100, 600), every=50_000)]
     runs += [made(SVEAConfig(), scores=(7, 8), every=50_000), made(task="finger_spin", scores=(1, 2))]
     comparison = compare("5", runs)
     marks = {("train", "walker_walk", "ALDA"): published("alda", "walker_walk", "train")}
-    figure = draw_curves(Figure, comparison, curve_table(comparison, marks))
+    figure = draw_curves(comparison, curve_table(comparison, marks))
     panels = figure.axes
     assert [axes.get_title() for axes in panels[:2]] == ["walker_walk", "finger_spin"]
     assert [axes.get_ylabel().split("\n")[0] for axes in panels] == ["train", "", "color_hard", ""]
@@ -389,5 +388,5 @@ def test_help_says_what_every_number_stands_for(capsys):
 
 def test_drawing_without_matplotlib_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(UserError, match="drawing needs matplotlib"):
+    with pytest.raises(UserError, match="needs matplotlib"):
         draw_figure("5", [tmp_path], out=tmp_path)

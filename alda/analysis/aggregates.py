@@ -12,6 +12,7 @@ import numpy as np
 from alda.analysis import stats
 from alda.analysis.comparison import Comparison
 from alda.analysis.curves import Curve
+from alda.analysis.libraries import new_figure
 from alda.analysis.runs import listed
 from alda.analysis.stats import Estimate, Scores
 
@@ -85,10 +86,10 @@ def _shared_tasks(measured: Sequence[set[str]]) -> set[str]:
     return max((tasks for tasks in candidates if tasks), key=results)
 
 
-def draw_aggregates(new_figure: Any, made: Comparison, rows: Sequence[dict[str, Any]]) -> Any:
+def draw_aggregates(made: Comparison, rows: Sequence[dict[str, Any]]) -> Any:
     """A line of panels for each world."""
     lines = max(len({row["curve"] for row in rows if row["world"] == world}) for world in made.worlds)
-    figure = new_figure(figsize=(13, max(2.2, 0.7 + 0.24 * lines) * len(made.worlds) + 1), layout="constrained")
+    figure = new_figure(13.0, max(2.2, 0.7 + 0.24 * lines) * len(made.worlds) + 1)
     panels = figure.subplots(len(made.worlds), 5, squeeze=False, width_ratios=(1, 1, 1, 1.3, 1))
     for world, line in zip(made.worlds, panels, strict=True):
         here = [row for row in rows if row["world"] == world]

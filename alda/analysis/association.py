@@ -17,10 +17,11 @@ from torch import Tensor
 from alda.agents.alda import ALDA
 from alda.agents.decoding import psnr, to_pixels
 from alda.agents.sac import SAC
+from alda.analysis.libraries import new_figure
 from alda.analysis.look import (
     episode_steps,
     in_chunks,
-    new_figure,
+    memory_of,
     progress,
     require_latents,
     result_files,
@@ -155,10 +156,10 @@ def relative_distance(here: Float[Tensor, "n d"], there: Float[Tensor, "n d"]) -
 
 def stored_range(agent: SAC) -> tuple[Float[Tensor, " l"], Float[Tensor, " l"]] | None:
     """The lowest and the highest value that each latent can be brought back to, if that is limited."""
-    memory = agent.representation.memory if isinstance(agent, ALDA) else None
+    memory = memory_of(agent)
     if not isinstance(memory, CodebookLatent | ClampLatent):
         return None
-    ends = memory.sweep(memory(torch.zeros(1, agent.config.num_latents)).policy, 2)  # type: ignore[attr-defined]
+    ends = memory.sweep(torch.zeros(1, memory.config.num_latents), 2)
     return ends[:, 0], ends[:, 1]
 
 
@@ -209,8 +210,8 @@ def _draw(file: Path, agent: SAC, clean: View, shifted: View, numbers: dict[str,
         panels["range"].errorbar(
             place, middle, [middle - low, high - middle], fmt="o", markersize=3, color=colour, label=name
         )
-    if isinstance(agent, ALDA) and isinstance(agent.representation.memory, CodebookLatent):
-        for i, values in enumerate(agent.representation.memory.values.detach().cpu().numpy()):
+    if isinstance(memory := memory_of(agent), CodebookLatent):
+        for i, values in enumerate(memory.values.detach().cpu().numpy()):
             panels["range"].hlines(values, i - 0.35, i + 0.35, color="grey", linewidth=0.5, zorder=0)
     panels["range"].set(
         title="encoder output, 5 to 95 % of frames\n(grey: stored values)", xlabel="latent", ylabel="before retrieval"

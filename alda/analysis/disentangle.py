@@ -16,7 +16,6 @@ InfoM, InfoC, InfoE: Hsu et al., 2023, "Disentanglement via Latent Quantization"
 al., 2018. DCI: Eastwood and Williams, 2018.
 """
 
-import importlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Real
 
+from alda.analysis.libraries import sklearn
 from alda.errors import UserError
 
 NEIGHBOURS = 10
@@ -194,7 +194,7 @@ def nmi_matrix(
         varies = np.ptp(codes, axis=0) > 0
         if varies.any():
             features = _features(codes[:, varies])
-            estimate = _sklearn("feature_selection").mutual_info_classif
+            estimate = sklearn("feature_selection").mutual_info_classif
             options = {"discrete_features": False, "n_neighbors": NEIGHBOURS, "random_state": seed}
             information[:, varies] = [estimate(features, source, **options) for source in labels.T]
     return information / np.array([entropy(source) for source in labels.T])[:, None]
@@ -232,13 +232,13 @@ def infoe(
     nothing: with classes balanced it guesses all alike, so log of their number. H is over the samples of the fit as
     published, or, held out, over the half that was not fitted; the latter can be negative.
     """
-    model = _sklearn("linear_model").LogisticRegression(C=np.inf, class_weight="balanced", max_iter=100, tol=1e-4)
-    log_loss, features, found = _sklearn("metrics").log_loss, _features(codes), []
+    model = sklearn("linear_model").LogisticRegression(C=np.inf, class_weight="balanced", max_iter=100, tol=1e-4)
+    log_loss, features, found = sklearn("metrics").log_loss, _features(codes), []
     for source in labels.T:
         fit, test = _halves(source, seed) if held_out else (slice(None), slice(None))
         with warnings.catch_warnings():
             # a source that is read out perfectly has no best fit, only better ones
-            warnings.simplefilter("ignore", _sklearn("exceptions").ConvergenceWarning)
+            warnings.simplefilter("ignore", sklearn("exceptions").ConvergenceWarning)
             model.fit(features[fit], source[fit])
         loss = log_loss(source[test], model.predict_proba(features[test]), labels=model.classes_)
         found.append(1 - loss / np.log(len(model.classes_)))
@@ -256,8 +256,8 @@ def infoe_regression(
     if not _continuous(codes):
         features = features.toarray()  # what solves sparse systems errs where columns add up to a constant
     fit, test = _halves(np.zeros(len(codes)), seed) if held_out else (slice(None), slice(None))
-    guess = _sklearn("linear_model").LinearRegression().fit(features[fit], sources[fit]).predict(features[test])
-    return _sklearn("metrics").r2_score(sources[test], guess, multioutput="raw_values")
+    guess = sklearn("linear_model").LinearRegression().fit(features[fit], sources[fit]).predict(features[test])
+    return sklearn("metrics").r2_score(sources[test], guess, multioutput="raw_values")
 
 
 def mig(nmi: Float[np.ndarray, "s z"]) -> float:
@@ -278,7 +278,7 @@ def sap(sources: Real[np.ndarray, "n s"], codes: Real[np.ndarray, "n z"], *, see
     inputs = _standardised(codes[:, varies].astype(np.float64))
     if _continuous(sources):
         return _gap((_standardised(sources.astype(np.float64)).T @ inputs / len(inputs)) ** 2)
-    model, scores = _sklearn("svm").LinearSVC(C=0.01, class_weight="balanced"), []
+    model, scores = sklearn("svm").LinearSVC(C=0.01, class_weight="balanced"), []
     for source in sources.T:
         fit, test = _halves(source, seed)
         columns = [inputs[:, [j]] for j in range(inputs.shape[1])]
@@ -299,7 +299,7 @@ def dci(
     at least 5 samples a leaf, because boosting would grow a tree a class a round. Fitted to one half; informativeness
     is the mean R^2 or accuracy on the other. A row or column without importance counts as 0.
     """
-    ensemble, importance, scores = _sklearn("ensemble"), [], []
+    ensemble, importance, scores = sklearn("ensemble"), [], []
     for i, source in enumerate(sources.T):
         progress(f"DCI, source {i + 1} of {sources.shape[1]}")
         if _continuous(sources):
@@ -359,7 +359,7 @@ def _features(codes: np.ndarray) -> Any:
     """What a linear model reads, [N, features]: indices as one-hot columns, a sparse matrix; floats standardised."""
     if _continuous(codes):
         return _standardised(codes.astype(np.float64))
-    return _sklearn("preprocessing").OneHotEncoder().fit_transform(codes).tocsr()
+    return sklearn("preprocessing").OneHotEncoder().fit_transform(codes).tocsr()
 
 
 def _standardised(x: np.ndarray) -> np.ndarray:
@@ -393,10 +393,3 @@ def _check(sources: np.ndarray, codes: np.ndarray, names: Sequence[str]) -> None
         for name, column in zip(names, sources.T, strict=True):
             if len(np.unique(column)) > MAX_VALUES:
                 raise UserError(f"{name} has over {MAX_VALUES} labels; if it is a number, give sources as floats")
-
-
-def _sklearn(module: str) -> Any:
-    try:
-        return importlib.import_module(f"sklearn.{module}")
-    except ImportError as error:
-        raise UserError("disentanglement needs scikit-learn: pip install 'alda[analysis]'") from error

@@ -1,9 +1,10 @@
 """Figures from the records of runs."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from alda.analysis.libraries import new_figure
 from alda.config import Config, load_config
 from alda.errors import UserError
 from alda.logger import read_metrics
@@ -19,7 +20,6 @@ def plot_runs(runs: Sequence[Path], *, out: Path | None = None) -> Path:
     Every line is one run in one world, made with one simulator, renderer and background: where a world was made in
     different ways, its lines are apart and say how. Bars span the lowest to the highest episode of an evaluation.
     """
-    new_figure = figure_maker()
     if not runs:
         raise UserError("name at least one run directory")
 
@@ -30,7 +30,7 @@ def plot_runs(runs: Sequence[Path], *, out: Path | None = None) -> Path:
     curves = [_curve(run) for run in runs]
     decodes = any(f"eval/{shift}/psnr" in rows[0] for config, rows in curves for shift in config.shifts)
     lines = [line for config, rows in curves for line in _lines(config, rows)]
-    figure = new_figure(figsize=(9 if decodes else 5, 3.4 + 0.2 * len(lines)), layout="constrained")
+    figure = new_figure(9.0 if decodes else 5.0, 3.4 + 0.2 * len(lines))
     panels = figure.subplots(1, 2 if decodes else 1, squeeze=False)[0]
     for config, shift, world, rows in lines:
         steps = [row["step"] / 1000 for row in rows]
@@ -56,15 +56,6 @@ def plot_runs(runs: Sequence[Path], *, out: Path | None = None) -> Path:
     figure.savefig(file, dpi=150)
     print(f"written to {file}")
     return file
-
-
-def figure_maker() -> Callable[..., Any]:
-    """matplotlib's Figure, which needs no window. Raises UserError where matplotlib is missing."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("drawing needs matplotlib: pip install 'alda[plot]'") from error
-    return Figure
 
 
 def _lines(config: Config, rows: list[dict[str, Any]]) -> Iterator[tuple[Config, str, World, list[dict[str, Any]]]]:

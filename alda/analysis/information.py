@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from alda.analysis.disentangle import measure
-from alda.analysis.look import new_figure, progress, require_latents, result_files, write_result
+from alda.analysis.libraries import new_figure, sklearn
+from alda.analysis.look import progress, require_latents, result_files, write_result
 from alda.analysis.samples import draw_samples, read_latents
 from alda.console import wide_console
 from alda.errors import UserError
@@ -45,6 +46,7 @@ def analyze_disentanglement(
     policy = load(run)
     require_latents(policy)
     picture, table = result_files(run, out, "disentanglement")
+    sklearn()
     results = {}
     with progress() as begin:
         for states in ("independent", "visited"):

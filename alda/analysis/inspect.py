@@ -31,9 +31,9 @@ from torch import Tensor
 from alda.agents.base import Agent
 from alda.agents.decoding import to_pixels
 from alda.agents.sac import SAC
+from alda.analysis.look import memory_of
 from alda.envs import SHIFTS, check_shift, covers
 from alda.errors import UserError
-from alda.latents.base import LatentModel
 from alda.latents.codebook import CodebookLatent
 from alda.latents.controls import ClampLatent, FSQLatent
 from alda.policy import Policy, load
@@ -244,12 +244,6 @@ class Session:
     def _picture(self, code: Float[Tensor, "1 l"]) -> str | None:
         image = self.agent.decode(code)
         return None if image is None else png(to_pixels(image)[0].numpy())
-
-
-def memory_of(agent: Agent) -> LatentModel | None:
-    """The latent model, of an agent that has one."""
-    memory = getattr(getattr(agent, "representation", None), "memory", None)
-    return memory if isinstance(memory, LatentModel) else None
 
 
 def stored_values(agent: Agent) -> Float[Tensor, "l v"] | None:

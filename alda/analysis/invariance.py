@@ -19,7 +19,8 @@ from torch import Tensor
 from alda.agents.alda import ALDA
 from alda.agents.darla import DARLA
 from alda.agents.sac import SAC
-from alda.analysis.look import new_figure, progress, require_latents, result_files, rounded, write_result
+from alda.analysis.libraries import new_figure
+from alda.analysis.look import progress, require_latents, result_files, rounded, write_result
 from alda.analysis.samples import draw_samples, read_latents, still
 from alda.analysis.theorem import delta_pi, delta_q, measure, probe, weighted
 from alda.errors import UserError

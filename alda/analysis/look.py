@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +19,14 @@ from rich.progress import (
 )
 from torch import Tensor
 
+from alda.agents.base import Agent
+from alda.analysis.libraries import optional
 from alda.console import wide_console
 from alda.envs.tasks import action_repeat_of
 from alda.errors import UserError
 from alda.files import write_json
+from alda.latents.base import LatentModel
 from alda.policy import Policy
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Begin = Callable[[str, int | None], Callable[..., None]]  # see progress
 _CHUNK = 64  # frames that pass a network together
@@ -52,6 +52,12 @@ def require_latents(policy: Policy, *, decoded: bool = False) -> None:
         raise UserError(f"{config.method} has no decoder, so there is nothing to see of its latents")
 
 
+def memory_of(agent: Agent) -> LatentModel | None:
+    """The latent model, of an agent that has one."""
+    memory = getattr(getattr(agent, "representation", None), "memory", None)
+    return memory if isinstance(memory, LatentModel) else None
+
+
 def episode_steps(policy: Policy) -> int:
     """Agent steps of an episode that does not end early."""
     env = policy.config.env
@@ -60,6 +66,7 @@ def episode_steps(policy: Policy) -> int:
 
 def result_files(run: Path, out: Path | None, name: str) -> tuple[Path, Path]:
     """Where the picture and the numbers of an analysis go: out, or RUN/analysis/NAME, with .png and .json."""
+    optional("matplotlib.figure", "plot")  # better to know now than after playing
     place = out or run / "analysis" / name
     if place.suffix not in ("", ".png"):
         raise UserError(f"pictures are written as .png, not as {place.name}")
@@ -95,15 +102,6 @@ def progress() -> Iterator["Begin"]:
 
         known: list[TaskID] = []
         yield begin
-
-
-def new_figure(width: float, height: float) -> "Figure":
-    """In inches. Raises UserError without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("drawing needs matplotlib: pip install 'alda[plot]'") from error
-    return Figure(figsize=(width, height), layout="constrained")
 
 
 def rounded(array: np.ndarray | np.floating | Tensor) -> Any:

@@ -12,7 +12,8 @@ from typing import Any
 from alda.analysis.aggregates import aggregate_table, draw_aggregates
 from alda.analysis.comparison import Comparison, compare
 from alda.analysis.curves import AGGREGATE, Curve
-from alda.analysis.figures import RETURN, STEPS, figure_maker
+from alda.analysis.figures import RETURN, STEPS
+from alda.analysis.libraries import new_figure, optional
 from alda.analysis.published import PAPER_STEPS, Published, published
 from alda.analysis.runs import OF_WORLD, listed, load_runs
 from alda.evaluate import bootstrap_interval
@@ -31,21 +32,21 @@ def draw_figure(number: str, runs: Sequence[Path], *, out: Path, shifts: Sequenc
     share. Raises UserError for an unknown figure or world, where there is nothing to draw, and where scores that were
     made in different ways would be averaged, unless `mix` allows it.
     """
-    new_figure = figure_maker()
+    optional("matplotlib.figure", "plot")  # better to know now than after reading all runs
     found, refused = load_runs(runs)
     made = compare(number, found, shifts=shifts, mix=mix)
     made.left_out |= refused
     marks = _marks(made) if number == "5" else {}
     if number == AGGREGATE:
         rows = aggregate_table(made)
-        figure = draw_aggregates(new_figure, made, rows)
+        figure = draw_aggregates(made, rows)
         lines = [
             "Final scores, the means of a run's last five evaluations, as shares of the highest possible return.",
             "Bars and bands are 95 % bootstrap intervals over the seeds of every task.",
         ]
     else:
         rows = curve_table(made, marks)
-        figure = draw_curves(new_figure, made, rows)
+        figure = draw_curves(made, rows)
         lines = ["Means over seeds with 95 % bootstrap intervals; thin lines are single seeds.", *_sources(marks)]
     figure.suptitle(textwrap.fill(made.title, _letters(figure, 10)), fontsize=10, x=0.01, ha="left")
     _caption(figure, lines, made)
@@ -93,15 +94,14 @@ def _point(
     return where | {"series": series, "step": step, "return": value, "low": low, "high": high, "from": origin}
 
 
-def draw_curves(new_figure: Any, made: Comparison, rows: Sequence[dict[str, Any]]) -> Any:
+def draw_curves(made: Comparison, rows: Sequence[dict[str, Any]]) -> Any:
     """Rows are worlds, columns tasks. Published returns: end values at the right edge, earlier ones at their steps."""
     points: dict[tuple[str, str, str], dict[str, list[dict[str, Any]]]] = {}
     for row in rows:
         series = points.setdefault((row["world"], row["task"], row["curve"]), {})
         series.setdefault(row["from"] if row["series"].startswith("seed") else row["series"], []).append(row)
 
-    size = (_PANEL[0] * len(made.tasks) + 2.4, _PANEL[1] * len(made.worlds) + 1.5)
-    figure = new_figure(figsize=size, layout="constrained")
+    figure = new_figure(_PANEL[0] * len(made.tasks) + 2.4, _PANEL[1] * len(made.worlds) + 1.5)
     panels = figure.subplots(len(made.worlds), len(made.tasks), squeeze=False, sharex="col", sharey=True)
     for world, line in zip(made.worlds, panels, strict=True):
         line[0].set_ylabel(f"{world}\n{RETURN}")

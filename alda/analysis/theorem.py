@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Integer, Real
 
+from alda.analysis.disentangle import discretise, entropy, mutual_information
 from alda.errors import UserError
 
 LATENT_BINS = 20  # of a continuous latent, and of a source in the mixing index
@@ -247,8 +248,12 @@ def mixing_index(
     Both are I(s; z_k) / H(s), plug-in, of sources in 20 bins of equal frequency: pure latents stand at the bias of the
     estimate, about 19 (bins - 1) / (2 n H(s)).
     """
+
+    def binned(sources: np.ndarray) -> list[np.ndarray]:
+        return [discretise(column, LATENT_BINS) for column in sources.T]
+
     return min(
-        max(_normalised_information(column, bins) for column in _levels(sources, LATENT_BINS).T)
+        max(mutual_information(labels, bins) / entropy(labels) for labels in binned(sources))
         for sources in (task, nuisance)
     )
 
@@ -323,12 +328,6 @@ def _levels(values: np.ndarray, count: int) -> np.ndarray:
     """Columns [N, S] as integers below `count` of equal frequency; equal values are never split."""
     edges = np.quantile(values, np.arange(1, count) / count, axis=0)
     return (values > edges[:, None]).sum(0)
-
-
-def _normalised_information(source: np.ndarray, latent: np.ndarray) -> float:
-    left, right = _one_hot(source), _one_hot(latent)
-    entropy = _information(left.T @ left)  # what a source says about itself
-    return float(_information(left.T @ right) / entropy)
 
 
 def _one_hot(labels: np.ndarray) -> np.ndarray:

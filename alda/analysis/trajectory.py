@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from alda.analysis.libraries import new_figure, sklearn
 from alda.analysis.look import (
     episode_steps,
     in_chunks,
-    new_figure,
     progress,
     require_latents,
     result_files,
@@ -43,6 +43,7 @@ def analyze_trajectory(
     policy = load(run)
     require_latents(policy)
     picture, table = result_files(run, out, "trajectory")
+    sklearn()
     torch.manual_seed(seed)
     codes, features, states, lengths = [], [], [], []
     with progress() as begin:
@@ -115,18 +116,14 @@ def probe(
 
     kind: linear (ridge, its weight chosen by leave-one-out) or nonlinear (two layers of 64, stopped early).
     """
-    try:
-        from sklearn.linear_model import RidgeCV
-        from sklearn.neural_network import MLPRegressor
-        from sklearn.preprocessing import StandardScaler
-    except ImportError as error:
-        raise UserError("probes need scikit-learn: pip install 'alda[analysis]'") from error
-    scale_x, scale_y = StandardScaler().fit(x[~held_out]), StandardScaler().fit(y[~held_out])
+    scaler = sklearn("preprocessing").StandardScaler
+    scale_x, scale_y = scaler().fit(x[~held_out]), scaler().fit(y[~held_out])
     x, y = scale_x.transform(x), scale_y.transform(y)
     if kind == "linear":
-        model = RidgeCV(np.logspace(-2, 4, 7))
+        model = sklearn("linear_model").RidgeCV(np.logspace(-2, 4, 7))
     else:
-        model = MLPRegressor(hidden_layer_sizes=(64, 64), early_stopping=True, max_iter=300, random_state=seed)
+        networks = sklearn("neural_network")
+        model = networks.MLPRegressor(hidden_layer_sizes=(64, 64), early_stopping=True, max_iter=300, random_state=seed)
     model.fit(x[~held_out], y[~held_out])
     rest = y[held_out]
     predicted = model.predict(x[held_out]).reshape(rest.shape)
