@@ -54,7 +54,7 @@ def test_colors_are_those_of_the_colour_worlds():
     env.physics.data.qvel[:] = 0
     env.frame()
     recolor(env.scene, {**setting, "grid_rgb2": (colors[:3] + 0.1).tolist()})
-    np.testing.assert_array_equal(drawn, env.frame())
+    assert np.abs(drawn.astype(int) - env.frame()).max() <= 3  # whose sky has sixteen times as many texels
     env.close()
 
 

@@ -8,6 +8,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from alda.analysis.theorem import (
+    LEVEL,
     against_null,
     bin_latent,
     delta_pi,
@@ -146,8 +147,18 @@ def test_a_table_against_its_null_by_hand():
     assert table["mean_excess"] == [1, 0]
     assert table["z"] == [1, 0]  # a constant null says nothing
     assert table["p"] == [2 / 4, 4 / 4]
-    # z-scores of both nulls: -1, 1, 0, 0, 0, 0. Reached by 1 of 6 and 5 of 6; Holm doubles the smaller.
-    assert table["p_holm"] == pytest.approx([4 / 7, 6 / 7])
+    # With the observed value among them: of 1, 3, 2 and 3 the last is 0.78 spreads above the mean, as the second of the
+    # null, while the first and third are below it; the other row is all 0. Reached by 1 of 6 and 4 of 6; Holm doubles
+    # the smaller.
+    assert table["p_holm"] == pytest.approx([4 / 7, 5 / 7])
+
+
+def test_latents_of_a_true_null_are_rejected_as_seldom_as_promised():
+    rng, families = np.random.default_rng(0), 300
+    null = rng.gumbel(size=(families, 12, 21, 1, 1))  # of maxima, as over pairs of sources; one of 21 is the observed
+    tables = [against_null(one[:, 0], np.repeat(one[:, 1:, 0], 2, axis=-1)) for one in null]
+    rejected = np.mean([min(table["p_holm"]) <= LEVEL for table in tables])
+    assert rejected < 0.09  # 5 % and three standard errors
 
 
 def test_holm_by_hand():
@@ -266,7 +277,7 @@ def test_twenty_permutations_can_reject_one_of_many_latents():
 
 def test_the_premise_by_hand():
     q, other = np.array([1.0, 3.0, 5.0, 7.0]), np.array([2.0, 3.0, 2.0, 7.0])
-    assert delta_q(q, other) == pytest.approx(1 / np.sqrt(5))
+    assert delta_q(q, other) == pytest.approx(1 / np.sqrt(3.5))  # covariance 14 / 4
     assert delta_pi(np.array([[0.0, 0.0], [1.0, -1.0]]), np.array([[0.3, 0.4], [1.0, -1.0]])) == pytest.approx(0.25)
     assert weighted(np.array([0.1, 0.5, 0.9]), np.array([3.0, 1.0, 0.0])) == pytest.approx(0.2)
 

@@ -23,6 +23,7 @@ from alda.analysis.look import (
     in_chunks,
     memory_of,
     progress,
+    require_critic,
     require_latents,
     result_files,
     rounded,
@@ -39,6 +40,7 @@ from alda.pictures import sheet
 from alda.policy import load
 from alda.twins import twins
 
+_ALIKE = 1e-5  # mean distance below which states are not told apart, by codes of order 1
 _EXAMPLES = 9  # states that are drawn
 
 
@@ -61,9 +63,9 @@ def analyze_association(
         raise UserError("--episodes must be at least 1, --states at least 2 and --seed not negative")
     policy = load(run)
     require_latents(policy)
-    assert isinstance(policy.agent, SAC)
+    agent = require_critic(policy)
     check_shift(shift, policy.config.env.task)
-    picture, table = result_files(run, out, f"association_{shift.replace(':', '_')}")
+    picture, table = result_files(run, out, f"association_{shift}")
     clean, shifted = [], []
     with progress() as begin:
         step = begin(f"playing episodes in train and {shift}", episodes * episode_steps(policy))
@@ -76,12 +78,12 @@ def analyze_association(
                 clean.append(seen[t][0])
                 shifted.append(seen[t][1])
         step = begin("comparing", 2)
-        here = View(policy.agent, stacked(clean, policy))
+        here = View(agent, stacked(clean, policy))
         step()
-        there = View(policy.agent, stacked(shifted, policy))
+        there = View(agent, stacked(shifted, policy))
         step()
-    numbers = compare(policy.agent, here, there)
-    _draw(picture, policy.agent, here, there, numbers, shift, policy.config.method)
+    numbers = compare(agent, here, there)
+    _draw(picture, agent, here, there, numbers, shift, policy.config.method)
     write_result(table, policy, {"shift": shift, "episodes": episodes, "pairs": len(clean), **numbers})
     _say(numbers, shift)
     print(f"written to {picture.parent}: {picture.name}, {table.name}")
@@ -112,8 +114,9 @@ def compare(agent: SAC, clean: View, shifted: View) -> dict[str, Any]:
     """The same N states in both worlds. "before" and "after" are of retrieval.
 
     distance: of code, features and action to those of the clean twin, over the distance between different states.
-    distance_by_latent: the same, latent by latent; None where a latent never changes. q: mean absolute change of Q for
-    the clean twin's action, in standard deviations of Q over clean states. outside: share of frames that lie outside
+    distance_by_latent: the same, latent by latent; None where a latent is the same in all clean states.
+    move_by_latent: the mean absolute change of each latent itself. q: mean absolute change of Q for the clean twin's
+    action, in standard deviations of Q over clean states. outside: share of frames that lie outside
     what is stored. same_value: share that retrieves what the twin retrieves. psnr: of decoded shifted frames, against
     the frame of the clean twin and against the frame that was seen.
     """
@@ -127,6 +130,7 @@ def compare(agent: SAC, clean: View, shifted: View) -> dict[str, Any]:
     ):
         result["distance"].setdefault(name, {})[when] = rounded(relative_distance(here, there))
     for when, here, there in (("before", clean.encoded, shifted.encoded), ("after", clean.code, shifted.code)):
+        result.setdefault("move_by_latent", {})[when] = rounded((there - here).abs().mean(0))
         columns = zip(here.split(1, dim=1), there.split(1, dim=1), strict=True)
         result["distance_by_latent"][when] = [rounded(relative_distance(*pair)) for pair in columns]
     q, q_shifted = (agent.critic(view.features, clean.action).amin(0) for view in (clean, shifted))
@@ -148,9 +152,10 @@ def compare(agent: SAC, clean: View, shifted: View) -> dict[str, Any]:
 
 
 def relative_distance(here: Float[Tensor, "n d"], there: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """Mean distance of twins over the mean distance of different states of the first world; nan where that is 0."""
+    """Mean distance of twins over that of different states of the first world; nan where those are all alike."""
     n = len(here)
     apart = torch.cdist(here.double(), here.double()).sum() / (n * (n - 1))
+    apart = torch.where(apart > _ALIKE, apart, torch.nan)
     return (there - here).double().norm(dim=1).mean() / apart
 
 
@@ -210,7 +215,8 @@ def _draw(file: Path, agent: SAC, clean: View, shifted: View, numbers: dict[str,
         panels["range"].errorbar(
             place, middle, [middle - low, high - middle], fmt="o", markersize=3, color=colour, label=name
         )
-    if isinstance(memory := memory_of(agent), CodebookLatent):
+    memory = memory_of(agent)
+    if isinstance(memory, CodebookLatent):
         for i, values in enumerate(memory.values.detach().cpu().numpy()):
             panels["range"].hlines(values, i - 0.35, i + 0.35, color="grey", linewidth=0.5, zorder=0)
     panels["range"].set(
@@ -219,12 +225,13 @@ def _draw(file: Path, agent: SAC, clean: View, shifted: View, numbers: dict[str,
     panels["range"].legend(fontsize=8)
 
     for key, view, name in (("used train", clean, "train"), ("used shifted", shifted, shift)):
-        if view.nearest is None or clean.nearest is None or shifted.nearest is None:
+        if view.nearest is None or memory is None:
             panels[key].text(0.5, 0.5, "no stored values", ha="center", va="center")
             panels[key].axis("off")
             continue
-        count = int(max(clean.nearest.max(), shifted.nearest.max())) + 1
-        shown = panels[key].imshow(usage(view.nearest, count), vmin=0, vmax=1, cmap="viridis", aspect="auto")
+        shown = panels[key].imshow(
+            usage(view.nearest, memory.config.num_values), vmin=0, vmax=1, cmap="viridis", aspect="auto"
+        )
         panels[key].set(title=f"what is retrieved in {name}\n(share of frames)", xlabel="stored value, from the lowest")
         panels[key].set_ylabel("latent")
         panels[key].set_yticks(number)

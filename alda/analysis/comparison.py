@@ -147,7 +147,7 @@ def _varied(method: str) -> set[str]:
     curves = [curve for _, curves in FIGURES.values() for curve in curves if curve.method == method]
     configs = [preset.config for preset in presets().values() if preset.config.method == method]
     of_presets = {name for config in configs for name in Run(Path(), config, {}, []).settings}
-    return of_presets | {name for curve in curves for name, _ in curve.settings}
+    return {"train_shift"} | of_presets | {name for curve in curves for name, _ in curve.settings}
 
 
 def _remark_on_settings(made: Comparison) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from alda.analysis.disentangle import measure
 from alda.analysis.libraries import new_figure, sklearn
-from alda.analysis.look import progress, require_latents, result_files, write_result
+from alda.analysis.look import named, progress, require_latents, result_files, write_result
 from alda.analysis.samples import draw_samples, read_latents
 from alda.console import wide_console
 from alda.errors import UserError
@@ -45,7 +45,7 @@ def analyze_disentanglement(
         raise UserError("--samples must be at least 200 and --seed not negative")
     policy = load(run)
     require_latents(policy)
-    picture, table = result_files(run, out, "disentanglement")
+    picture, table = result_files(run, out, named("disentanglement", *nuisances))
     sklearn()
     results = {}
     with progress() as begin:

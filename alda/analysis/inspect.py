@@ -31,7 +31,7 @@ from torch import Tensor
 from alda.agents.base import Agent
 from alda.agents.decoding import to_pixels
 from alda.agents.sac import SAC
-from alda.analysis.look import memory_of
+from alda.analysis.look import episode_steps, memory_of
 from alda.envs import SHIFTS, check_shift, covers
 from alda.errors import UserError
 from alda.latents.codebook import CodebookLatent
@@ -212,9 +212,7 @@ class Session:
 
     def _begin(self, world: str) -> Episode:
         if world == CLEAN:
-            env = self.config.env
-            repeat = env.action_repeat or 1
-            return Episode(self._played(), -(-env.episode_length // repeat))
+            return Episode(self._played(), episode_steps(self.policy))
         check_shift(world, self.config.env.task)
         return Episode(self._repeated(world), self._finished().length)
 

@@ -20,9 +20,9 @@ from alda.agents.alda import ALDA
 from alda.agents.darla import DARLA
 from alda.agents.sac import SAC
 from alda.analysis.libraries import new_figure
-from alda.analysis.look import progress, require_latents, result_files, rounded, write_result
+from alda.analysis.look import named, progress, require_critic, require_latents, result_files, rounded, write_result
 from alda.analysis.samples import draw_samples, read_latents, still
-from alda.analysis.theorem import delta_pi, delta_q, measure, probe, weighted
+from alda.analysis.theorem import LEAST_PERMUTATIONS, delta_pi, delta_q, measure, probe, weighted
 from alda.errors import UserError
 from alda.files import write_json
 from alda.policy import Policy, load
@@ -40,7 +40,7 @@ def analyze_theorem1(
     seed: int = 0,
     out: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Tests each run, writes RUN/analysis/theorem1.json, and a picture that compares them; returns the numbers.
+    """Tests each run, writes RUN/analysis/theorem1.json, and a picture; returns the numbers. Several are compared.
 
     samples: frames with independent joints and nuisances, which stand still. Premise: `delta_q` and `delta_pi`, the
     change of Q and of the policy's mode when the nuisance alone changes, on 512 states. Conclusion: theorem.measure, on
@@ -49,10 +49,14 @@ def analyze_theorem1(
     """
     if not runs or samples < 200 or seed < 0:
         raise UserError("name at least one run; --samples must be at least 200 and --seed not negative")
+    if permutations < LEAST_PERMUTATIONS:
+        raise UserError(f"--permutations must be at least {LEAST_PERMUTATIONS}: fewer cannot reject anything")
     policies = [load(run) for run in runs]
     for policy in policies:
         require_latents(policy)
-    picture, table = result_files(runs[0], out, "theorem1")
+        require_critic(policy)
+    name = named("theorem1", *nuisances)
+    picture, table = result_files(runs[0], out, name if len(runs) == 1 else f"{name}_comparison")
     results = []
     with progress() as begin:
         for run, policy in zip(runs, policies, strict=True):
@@ -88,13 +92,13 @@ def analyze_theorem1(
                 "t1_estimates_weighted": rounded(np.array(weighted(t1_hat, sensitivity))),
                 **numbers,
             }
-            write_result(result_files(run, None, "theorem1")[1], policy, result)
+            write_result(result_files(run, None, name)[1], policy, result)
             results.append(result)
     _draw(picture, results)
-    if out is not None or len(runs) > 1:
-        write_json(table if out is not None else table.with_stem("theorem1_comparison"), [_summary(r) for r in results])
+    if len(runs) > 1:
+        write_json(table, [_summary(result) for result in results])
     _say(results)
-    print(f"written to {picture}")
+    print(f"written to {picture}, and {name}.json in analysis/ of every run")
     return results
 
 
@@ -104,8 +108,7 @@ def judge(policy: Policy, frame: np.ndarray, elsewhere: np.ndarray) -> tuple[dic
     Q is that of the action that the policy takes in the first of both. Sensitivity is the mean |dQ/dz_k| times the
     standard deviation of z_k, for a latent that all frames of the stack share.
     """
-    agent = policy.agent
-    assert isinstance(agent, SAC)
+    agent = require_critic(policy)
     with torch.no_grad():
         features, others = (agent.representation(still(part, policy)) for part in (frame, elsewhere))
         action, changed = (agent.actor(part).mode for part in (features, others))

@@ -20,6 +20,7 @@ from rich.progress import (
 from torch import Tensor
 
 from alda.agents.base import Agent
+from alda.agents.sac import SAC
 from alda.analysis.libraries import optional
 from alda.console import wide_console
 from alda.envs.tasks import action_repeat_of
@@ -52,6 +53,13 @@ def require_latents(policy: Policy, *, decoded: bool = False) -> None:
         raise UserError(f"{config.method} has no decoder, so there is nothing to see of its latents")
 
 
+def require_critic(policy: Policy) -> SAC:
+    """The agent. Raises UserError for one without the parts of SAC whose Q and policy are looked at."""
+    if not isinstance(policy.agent, SAC):
+        raise UserError(f"{policy.config.method} has no critic like SAC's, which this looks at")
+    return policy.agent
+
+
 def memory_of(agent: Agent) -> LatentModel | None:
     """The latent model, of an agent that has one."""
     memory = getattr(getattr(agent, "representation", None), "memory", None)
@@ -67,11 +75,16 @@ def episode_steps(policy: Policy) -> int:
 def result_files(run: Path, out: Path | None, name: str) -> tuple[Path, Path]:
     """Where the picture and the numbers of an analysis go: out, or RUN/analysis/NAME, with .png and .json."""
     optional("matplotlib.figure", "plot")  # better to know now than after playing
-    place = out or run / "analysis" / name
-    if place.suffix not in ("", ".png"):
-        raise UserError(f"pictures are written as .png, not as {place.name}")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    return place.with_suffix(".png"), place.with_suffix(".json")
+    picture = out or run / "analysis" / f"{name.replace(':', '_')}.png"
+    if picture.suffix != ".png":
+        raise UserError(f"pictures are written as .png, not as {picture.name}")
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    return picture, picture.with_suffix(".json")
+
+
+def named(analysis: str, *conditions: str) -> str:
+    """The name of an analysis, with what was not as usual: results of other conditions stay beside it."""
+    return "_".join([analysis, *(words for words in conditions if words not in ("train", "colors"))])
 
 
 def write_result(file: Path, policy: Policy, numbers: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from alda.policy import Policy
 from alda.twins import twins
 
 _TAILS = 0.01  # of what the policy visits, cut off at both ends of every joint's range
-_SHARE = 8  # frames that have their nuisance in common, since changing it takes longest
+_EPISODES, _MANY_EPISODES = 4, 16  # played to learn the range of joints, and to visit states
 
 
 class Samples(NamedTuple):
@@ -42,25 +42,24 @@ def draw_samples(
 
     nuisances: of NUISANCES, those that vary; colours are uniform in [0, 1], the camera within CAMERA_REACH.
     independent: joints are uniform, each by itself, over the range in which the policy moves it (less 1 % at both
-    ends); else they are states that it visits, whose joints depend on each other. twice: frames that are drawn once
-    more under another nuisance. Eight frames in a row share one nuisance: tests that exchange frames stay right, since
-    states are drawn anew for every frame, but the colours are an eighth as many.
+    ends); else they are states that it visits, each at most once (so there may be fewer than `count`), whose joints
+    depend on each other and whose neighbours in time are alike. twice: frames that are drawn once more under another
+    nuisance.
     Raises UserError for an unknown nuisance.
     """
-    if unknown := [name for name in nuisances if name not in NUISANCES] or not nuisances:
-        raise UserError(f"unknown nuisance {unknown}; there are {', '.join(NUISANCES)}")
+    if not nuisances or len(set(nuisances)) < len(nuisances) or not set(nuisances) <= set(NUISANCES):
+        raise UserError(f"--nuisances are {' and '.join(NUISANCES)}, or one of them, not {' '.join(nuisances)!r}")
     rng = np.random.default_rng(seed)
-    visited = np.array(visited_joints(policy, seed, begin))
+    visited = np.array(visited_joints(policy, seed, begin, _EPISODES if independent else _MANY_EPISODES))
     if independent:
         low, high = np.quantile(visited, [_TAILS, 1 - _TAILS], axis=0)
         joints = rng.uniform(low, high, (count, len(low)))
     else:
-        joints = visited[rng.integers(len(visited), size=count)]
-    groups = -(-count // _SHARE)
-    colors = rng.uniform(0, 1, (2, groups, len(COLORS)))
-    camera = rng.uniform(-CAMERA_REACH, CAMERA_REACH, (2, groups, len(CAMERA_REACH)))
+        joints = rng.permutation(visited)[:count]
+    count = len(joints)
+    colors = rng.uniform(0, 1, (2, count, len(COLORS)))
+    camera = rng.uniform(-CAMERA_REACH, CAMERA_REACH, (2, count, len(CAMERA_REACH)))
     varied = {"colors": colors, "camera": camera}
-    nuisance = np.concatenate([varied[name] for name in nuisances], axis=-1)
 
     with open_studio(policy.config.env) as studio:
         names = tuple(joint.name for joint in studio.joints)
@@ -69,14 +68,12 @@ def draw_samples(
         for side, amount in enumerate((count, twice)):
             frames = []
             for i in range(amount):
-                group = i // _SHARE
-                chosen = {name: varied[name][side, group] for name in nuisances}
-                frames.append(studio.picture(joints[i], **chosen))
+                frames.append(studio.picture(joints[i], **{name: varied[name][side, i] for name in nuisances}))
                 step()
             sides.append(np.stack(frames) if frames else np.empty((0, *policy.spec.obs_shape[1:]), np.uint8))
     return Samples(
         joints=joints,
-        nuisance=np.repeat(nuisance[0], _SHARE, axis=0)[:count],
+        nuisance=np.concatenate([varied[name][0] for name in nuisances], axis=-1),
         joint_names=names,
         nuisance_names=tuple(name for kind in nuisances for name in NUISANCES[kind]),
         frame=sides[0],
@@ -84,7 +81,7 @@ def draw_samples(
     )
 
 
-def visited_joints(policy: Policy, seed: int, begin: Begin, episodes: int = 4) -> list[Float[np.ndarray, " d"]]:
+def visited_joints(policy: Policy, seed: int, begin: Begin, episodes: int) -> list[Float[np.ndarray, " d"]]:
     """The joints of every state of some episodes of the policy, which explores as in training."""
     torch.manual_seed(seed)
     step, visited = begin("playing episodes", episodes), []

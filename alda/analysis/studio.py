@@ -22,6 +22,7 @@ COLORS = tuple(f"{part} {channel}" for part in ("floor", "agent", "sky") for cha
 CAMERA = ("camera azimuth", "camera elevation", "camera roll", "camera zoom")
 NUISANCES = {"colors": COLORS, "camera": CAMERA}
 CAMERA_REACH = np.array([0.3, 0.15, 0.3, 0.3])  # radians, and share of the distance; either way
+SKY_TEXELS = 256  # pictures of this side show the whole of the sky's texture
 _SLIDE, _HINGE = 2, 3  # MuJoCo's joint types with one coordinate
 
 
@@ -101,6 +102,8 @@ def open_studio(config: EnvConfig) -> Iterator[Studio]:
     del options["reference"]
     nuisance = Nuisance(config.image_size)
     env = DMCEnv(options.pop("task"), nuisance, **options)
+    if (factor := SKY_TEXELS // config.image_size) > 1:
+        env.scene.shrink_sky(factor)
     env.reset(seed=0)
     try:
         yield Studio(env, nuisance)

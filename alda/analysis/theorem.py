@@ -33,6 +33,7 @@ LATENT_BINS = 20  # of a continuous latent, and of a source in the mixing index
 LEVELS = 5  # of a source inside a bin
 SMALLEST_BIN = 5  # samples
 LEVEL = 0.05  # familywise, over latents
+LEAST_PERMUTATIONS = 20  # with fewer, the corrected p value of one latent could not reach it
 ROUNDING = 1e-12  # every statistic is free of units
 
 
@@ -63,8 +64,8 @@ def measure(
     Raises UserError for a constant source, for values that are not finite, for fewer than 20 permutations (the
     corrected p value of one latent could not reach 0.05) and where no bin of a latent has 5 samples.
     """
-    if permutations < 1 / LEVEL:
-        raise UserError(f"{permutations} permutations cannot reject anything: take {1 / LEVEL:.0f} or more")
+    if permutations < LEAST_PERMUTATIONS:
+        raise UserError(f"{permutations} permutations cannot reject anything: take {LEAST_PERMUTATIONS} or more")
     given = {"task sources": task, "nuisance sources": nuisance, "latents": latents}
     if estimates:
         given |= {"task estimates": estimates[0], "nuisance estimates": estimates[1]}
@@ -206,9 +207,8 @@ def against_null(pairs: Float[np.ndarray, "k d e"], null: Float[np.ndarray, "k p
     spread = null[..., 0].std(1, ddof=1)
     spread = np.where(spread > ROUNDING, spread, np.inf)  # a statistic that cannot vary says nothing: z = 0
     z = (largest - largest_null) / spread
-    z_null = (null[..., 0] - largest_null[:, None]) / spread[:, None]
     p = (1 + (null[..., 0] >= largest[:, None] - ROUNDING).sum(1)) / (1 + null.shape[1])
-    pooled = (1 + (z_null.ravel() >= z[:, None] - ROUNDING).sum(1)) / (1 + z_null.size)
+    pooled = _pooled(np.concatenate([null[..., 0], largest[:, None]], axis=1))
     columns = {
         "largest": largest,
         "largest_null": largest_null,
@@ -221,6 +221,17 @@ def against_null(pairs: Float[np.ndarray, "k d e"], null: Float[np.ndarray, "k p
         "p_holm": holm(pooled),
     }
     return {name: column.tolist() for name, column in columns.items()}
+
+
+def _pooled(values: Float[np.ndarray, "k p1"]) -> Float[np.ndarray, " k"]:
+    """P values of the last column among the others of all rows, each row in units of its own spread.
+
+    Mean and spread are taken with the last value among the rest: only then is it, under the null, one of them.
+    """
+    spread = values.std(1, ddof=1, keepdims=True)
+    z = (values - values.mean(1, keepdims=True)) / np.where(spread > ROUNDING, spread, np.inf)
+    null = z[:, :-1].ravel()
+    return (1 + (null >= z[:, -1:] - ROUNDING).sum(1)) / (1 + null.size)
 
 
 def holm(p: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
@@ -283,13 +294,16 @@ def probe(
 
 
 def delta_q(q: Float[np.ndarray, " n"], elsewhere: Float[np.ndarray, " n"]) -> float:
-    """The premise of the theorem: mean |Q(s, e, a) - Q(s, e', a)| in standard deviations of Q(s, e, a).
+    """The premise of the theorem: mean |Q(s, e, a) - Q(s, e', a)| in standard deviations of Q over states alone.
 
-    elsewhere: values of the same states and actions under another nuisance. Raises UserError where Q is constant.
+    elsewhere: values of the same states and actions under another nuisance, drawn anew for each; the covariance of both
+    is then the variance that is due to the state. It ends at 100 where that is nothing. Raises UserError where Q is
+    constant.
     """
     if np.ptp(q) == 0:
         raise UserError("Q has the same value everywhere, so its invariance means nothing: train for longer")
-    return float(np.abs(q - elsewhere).mean() / q.std())
+    shared, change = float(np.cov(q, elsewhere, ddof=0)[0, 1]), float(np.abs(q - elsewhere).mean())
+    return min(100.0, change / max(shared, 1e-30) ** 0.5)
 
 
 def delta_pi(actions: Float[np.ndarray, "n a"], elsewhere: Float[np.ndarray, "n a"]) -> float:

@@ -11,6 +11,7 @@ from alda.analysis.libraries import new_figure, sklearn
 from alda.analysis.look import (
     episode_steps,
     in_chunks,
+    named,
     progress,
     require_latents,
     result_files,
@@ -23,7 +24,7 @@ from alda.policy import Policy, load
 from alda.twins import twins
 
 _LINES = 5  # latents and state variables drawn over time, as in the paper's figure
-_STILL = 1e-6  # standard deviation below which a state variable does not move
+_STILL = 1e-6  # standard deviation, among probed or held-out states, below which a variable does not move
 
 
 def analyze_trajectory(
@@ -42,7 +43,7 @@ def analyze_trajectory(
         raise UserError("--episodes must be at least 3, to hold some out, and --seed not negative")
     policy = load(run)
     require_latents(policy)
-    picture, table = result_files(run, out, "trajectory")
+    picture, table = result_files(run, out, named("trajectory", shift))
     sklearn()
     torch.manual_seed(seed)
     codes, features, states, lengths = [], [], [], []
@@ -60,10 +61,10 @@ def analyze_trajectory(
             features.append(feature)
             lengths.append(len(seen))
         truth = np.array(states)
-        moving = truth.std(0) > _STILL
+        held_out = np.arange(len(truth)) >= sum(lengths[: episodes - episodes // 3])
+        moving = np.minimum(truth[held_out].std(0), truth[~held_out].std(0)) > _STILL
         names = [name for name, moves in zip(state, moving, strict=True) if moves]
         truth, code, feature = truth[:, moving], np.concatenate(codes), np.concatenate(features)
-        held_out = np.arange(len(truth)) >= sum(lengths[: episodes - episodes // 3])
         probes = {}
         step = begin("probing", 4)
         for source, x in (("code", code), ("features", feature)):

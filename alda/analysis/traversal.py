@@ -10,7 +10,16 @@ from torch import Tensor
 
 from alda.agents.base import Agent
 from alda.agents.decoding import led_through, to_pixels
-from alda.analysis.look import episode_steps, progress, require_latents, result_files, rounded, stacked, write_result
+from alda.analysis.look import (
+    episode_steps,
+    named,
+    progress,
+    require_latents,
+    result_files,
+    rounded,
+    stacked,
+    write_result,
+)
 from alda.errors import UserError
 from alda.pictures import sheet
 from alda.policy import load
@@ -41,7 +50,7 @@ def analyze_traversal(
         raise UserError("--shown must be from 1 to --states, --values at least 2 and --seed not negative")
     policy = load(run)
     require_latents(policy, decoded=True)
-    picture, table = result_files(run, out, "traversal")
+    picture, table = result_files(run, out, named("traversal", shift))
     with progress() as begin:
         step, seen, masks = begin("playing an episode", episode_steps(policy)), [], []
         for twin in twins(policy, (shift,), seed):
@@ -51,18 +60,19 @@ def analyze_traversal(
         chosen = np.linspace(0, len(seen) - 1, states).round().astype(int)
         obs, mask = stacked([seen[t] for t in chosen], policy), np.stack([masks[t] for t in chosen])
 
-        step, effects = begin("decoding", states), []
+        step, effects, drawn = begin("decoding", states), [], []
         code, sweep = ranges(policy.agent, obs, values)
         for number in range(states):
             led = lead(policy.agent, code[number], sweep)
             effects.append(effect_of(led))
             if number < shown:
                 file = picture if shown == 1 else picture.with_stem(f"{picture.stem}_{number}")
+                drawn.append(file)
                 _draw(file, policy.agent, obs[number], code[number], led, sweep, effects[-1], mask[number])
             step()
     numbers = localise(np.stack(effects), mask)
     write_result(table, policy, {"shift": shift, "states": states, "swept": rounded(sweep), **numbers})
-    print(f"written to {picture.parent}: {picture.name}, {table.name}")
+    print(f"written to {table.parent}: {', '.join(file.name for file in (*drawn, table))}")
     return numbers
 
 
@@ -93,21 +103,27 @@ def localise(effects: Float[np.ndarray, "n l h w"], mask: Bool[np.ndarray, "n h 
     effect: mean over pixels. agent_share: share of it within `_NEAR` pixels of the agent. on_agent: that share over
     the part of the picture that lies there, agent_area; 1 where the effect knows nothing of the agent. spread: share
     of the picture that the effect takes, (sum e)^2 / (pixels x sum e^2): 1 where it is even, 1 / pixels where it is in
-    one. where: agent, background or both; none where it is faint.
+    one. where: agent, background or both; none where it is faint, unknown where no state
+    shows the agent.
     """
     from scipy.ndimage import binary_dilation
 
     near = np.stack([binary_dilation(one, iterations=_NEAR) for one in mask])[:, None]  # [N, 1, H, W]
     total = effects.sum((-1, -2)).clip(min=1e-12)  # [N, L]
-    share = ((effects * near).sum((-1, -2)) / total).mean(0)
-    area = near.mean()
+    there = near.any((1, 2, 3))  # states in which the agent is in the picture
+    if there.any():
+        share = ((effects * near).sum((-1, -2)) / total)[there].mean(0)
+        area = np.array(near[there].mean())
+    else:
+        share, area = np.full(effects.shape[1], np.nan), np.array(np.nan)
     on_agent = share / area
     pixels = effects.shape[-1] * effects.shape[-2]
     spread = (total**2 / (pixels * (effects**2).sum((-1, -2))).clip(min=1e-12)).mean(0)
     strength = effects.mean((0, 2, 3))
     where = np.where(on_agent >= _MOST, "agent", np.where(on_agent <= _LEAST, "background", "both"))
+    where = np.where(np.isnan(on_agent), "unknown", where)
     size = np.sqrt((effects**2).mean((0, 2, 3)))  # unlike the mean, not small for what is strong but local
-    where = np.where(size < _FAINT * size.max(), "none", where)
+    where = np.where(size <= _FAINT * size.max(), "none", where)
     return {
         "effect": rounded(strength),
         "agent_share": rounded(share),
@@ -141,7 +157,9 @@ def _draw(
     for i, row in enumerate(to_pixels(led.flatten(0, 1)).unflatten(0, led.shape[:2]).cpu().numpy()):
         rows.append([*row, heat[i].transpose(2, 0, 1)])
         now = f"now {code[i].item():.2f}"
-        labels.append(f"latent {i}, {now}\n{numbers['where'][i]}\n{numbers['on_agent'][i]:.1f} on agent")
+        times = numbers["on_agent"][i]
+        strength = "" if times is None else f"{times:.1f} on agent"
+        labels.append(f"latent {i}, {now}\n{numbers['where'][i]}\n{strength}")
     same = bool((sweep == sweep[:1]).all())
     ends = (
         [f"{value:.2f}" for value in sweep[0].tolist()] if same else ["lowest", *[""] * (sweep.shape[1] - 2), "highest"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from alda.envs.scene import Scene
 from alda.envs.shift import Shift, ShiftOptions
@@ -105,7 +105,7 @@ def recolor(scene: Scene, setting: ColorSetting) -> None:
     floor = np.empty_like(scene.texels("grid"))
     _checker(floor, setting["grid_rgb1"], setting["grid_rgb2"])
     scene.set_floor(floor)
-    _sky(scene.texels("skybox"), setting["skybox_rgb"])
+    _sky(scene.texels("skybox"), setting["skybox_rgb"], scene.sky_factor)
     scene.upload("grid", "skybox")
 
 
@@ -117,14 +117,20 @@ def _checker(texels: UInt8[np.ndarray, "h w 3"], rgb1: list[float], rgb2: list[f
     texels[[0, -1]] = texels[:, [0, -1]] = _bytes(DEFAULT["grid_rgb2"])  # the mark keeps its colour
 
 
-def _sky(texels: UInt8[np.ndarray, "h w 3"], rgb: list[float]) -> None:
-    """MuJoCo's builtin gradient: `rgb` above, black below, white speckles; six square faces, stacked."""
+def _sky(texels: UInt8[np.ndarray, "h w 3"], rgb: list[float], factor: int) -> None:
+    """MuJoCo's builtin gradient: `rgb` above, black below, white speckles; six square faces, stacked.
+
+    factor: texels of the model's own sky, each way, that one of these stands for.
+    """
     size = texels.shape[1]
     faces = texels.reshape(6, size, size, 3)
     for share, where in zip(_sky_gradient(size), ([0, 1, 4, 5], [2], [3]), strict=True):
         for channel, level in enumerate(rgb):  # one after the other: four times as fast as all three at once
             faces[where, :, :, channel] = _bytes(share * level)
-    texels[_speckles(size)] = 255
+    if factor == 1:
+        texels[_speckles(size)] = 255
+    else:
+        texels[:] = texels + _whiteness(size, factor) * (255.0 - texels)
 
 
 @functools.cache
@@ -146,6 +152,12 @@ def _speckles(size: int) -> Bool[np.ndarray, "h w"]:
     sky = f'<texture type="skybox" builtin="gradient" width="{size}" height="{size}" mark="random" markrgb="1 1 1"/>'
     model = mujoco.MjModel.from_xml_string(f"<mujoco><asset>{sky}</asset></mujoco>")
     return (model.tex_data.reshape(-1, size, 3) == 255).all(-1)
+
+
+@functools.cache
+def _whiteness(size: int, factor: int) -> Float[np.ndarray, "h w 1"]:
+    """Share of speckles in each texel that stands for `factor` of the model's own, each way."""
+    return _speckles(size * factor).reshape(6 * size, factor, size, factor).mean((1, 3))[..., None]
 
 
 def _bytes(color: Any) -> UInt8[np.ndarray, "..."]:

@@ -30,6 +30,7 @@ class Scene:
         self._flags = apply_profile(physics.model, profile, image_size)
         self._floor_offset = _classic_offset(physics.model) if visuals == "classic" else (0, 0)
         self._camera: Any = None
+        self.sky_factor = 1
         self.set_floor(self.texels("grid").copy())
 
     def picture(self) -> UInt8[np.ndarray, "h w 3"]:
@@ -38,11 +39,15 @@ class Scene:
         return np.ascontiguousarray(drawn)  # a copy: the camera draws into the same buffer again
 
     def agent_mask(self) -> Bool[np.ndarray, "h w"]:
-        """Where the present picture shows a moving body: neither floor nor sky nor what else is fixed to the world."""
+        """Where the present picture shows a moving body: neither floor nor sky nor what else is fixed to the world.
+
+        Tendons, as the string of ball_in_cup, are not counted.
+        """
         drawn = self._render(segmentation=True)
         number, kind = drawn[..., 0], drawn[..., 1]
-        body = np.asarray(self.physics.model.geom_bodyid)[np.where(kind == _GEOM, number, 0)]
-        return (kind == _GEOM) & (body > 0)
+        model = self.physics.model
+        moves = np.asarray(model.body_weldid)[np.asarray(model.geom_bodyid)] > 0  # 0: welded to the world
+        return (kind == _GEOM) & moves[np.where(kind == _GEOM, number, 0)]
 
     def _render(self, **how: Any) -> np.ndarray:
         if self._camera is None:
@@ -57,6 +62,17 @@ class Scene:
         texture = model.name2id(name, "texture")
         height, width, first = model.tex_height[texture], model.tex_width[texture], model.tex_adr[texture]
         return model.tex_data[first : first + height * width * 3].reshape(height, width, 3)
+
+    def shrink_sky(self, factor: int) -> None:
+        """Gives the sky `factor` times fewer texels each way, before the first picture. Small pictures hardly show it,
+        since they average over as many; new colours are painted that much faster."""
+        model, large = self.physics.model, self.texels("skybox")
+        blocks = large.reshape(large.shape[0] // factor, factor, large.shape[1] // factor, factor, 3)
+        small = blocks.mean((1, 3)).round().astype(np.uint8)
+        texture = model.name2id("skybox", "texture")
+        model.tex_height[texture], model.tex_width[texture] = small.shape[:2]
+        self.texels("skybox")[:] = small
+        self.sky_factor = factor
 
     def set_floor(self, texels: UInt8[np.ndarray, "h w 3"]) -> None:
         """Gives the floor another texture, laid where `visuals` wants it; to be uploaded."""
