@@ -109,6 +109,35 @@ def analyze(words: list[str]) -> None:
         ANALYSES[words[0]](words[1:])
 
 
+def figure(words: list[str]) -> None:
+    """draw a figure of ALDA's paper from runs of one's own, with the table it is drawn from"""
+    import tyro
+
+    @dataclass
+    class Options:
+        number: Annotated[str, tyro.conf.Positional]
+        """3: ALDA, QLAE, BioAE. 4: blend or nearest value, values that learn or do not. 5: the main comparison, beside
+        the published returns. 12: beta. 13: one code for the stack of frames. 15: the critic's gradient reaches the
+        encoder. 16: number of latents. 17: SVEA trained on color_easy. aggregate: all methods over all tasks, by final
+        scores: interquartile mean, mean, optimality gap, performance profile, probability of improvement. Which of 12
+        to 17 is which is our reading: they are taken to follow the order of the paper's text. Of 4 only QLAE is
+        certain."""
+        runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+        """Run directories, or folders that hold some at any depth."""
+        out: Path = field(default=Path("figures"))
+        """Folder for figure_NUMBER.svg, .png, .csv and .json."""
+        shifts: tuple[str, ...] = ()
+        """Worlds to draw (none: all that the runs were evaluated in)."""
+        mix: bool = False
+        """Average scores that were made in different ways (simulator, renderer, visuals, background, action repeat,
+        image size, settings) as well; the figure says so."""
+
+    options = tyro.cli(Options, prog="alda figure", description=figure.__doc__, args=words)
+    from alda.analysis.paper import draw_figure
+
+    draw_figure(**vars(options))
+
+
 def envs(words: list[str]) -> None:
     """list tasks and visual shifts; `alda envs preview` draws a task in every world"""
     import tyro
@@ -245,7 +274,8 @@ def bench(words: list[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    command.__name__: command for command in (train, evaluate, picture, plot, analyze, envs, data, demo, doctor, bench)
+    command.__name__: command
+    for command in (train, evaluate, picture, plot, figure, analyze, envs, data, demo, doctor, bench)
 }
 
 

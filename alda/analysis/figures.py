@@ -1,6 +1,6 @@
 """Figures from the records of runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,9 @@ from alda.errors import UserError
 from alda.logger import read_metrics
 from alda.records import World
 
+STEPS = "agent steps (thousands)"
+RETURN = "return of an episode"
+
 
 def plot_runs(runs: Sequence[Path], *, out: Path | None = None) -> Path:
     """Learning curves of one or more runs: return and reconstruction quality in every evaluated world.
@@ -16,10 +19,7 @@ def plot_runs(runs: Sequence[Path], *, out: Path | None = None) -> Path:
     Every line is one run in one world, made with one simulator, renderer and background: where a world was made in
     different ways, its lines are apart and say how. Bars span the lowest to the highest episode of an evaluation.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("drawing needs matplotlib: pip install 'alda[plot]'") from error
+    new_figure = figure_maker()
     if not runs:
         raise UserError("name at least one run directory")
 
@@ -30,7 +30,7 @@ def plot_runs(runs: Sequence[Path], *, out: Path | None = None) -> Path:
     curves = [_curve(run) for run in runs]
     decodes = any(f"eval/{shift}/psnr" in rows[0] for config, rows in curves for shift in config.shifts)
     lines = [line for config, rows in curves for line in _lines(config, rows)]
-    figure = Figure(figsize=(9 if decodes else 5, 3.4 + 0.2 * len(lines)), layout="constrained")
+    figure = new_figure(figsize=(9 if decodes else 5, 3.4 + 0.2 * len(lines)), layout="constrained")
     panels = figure.subplots(1, 2 if decodes else 1, squeeze=False)[0]
     for config, shift, world, rows in lines:
         steps = [row["step"] / 1000 for row in rows]
@@ -45,17 +45,26 @@ def plot_runs(runs: Sequence[Path], *, out: Path | None = None) -> Path:
         if f"eval/{shift}/psnr" in rows[0]:
             panels[1].plot(steps, [row[f"eval/{shift}/psnr"] for row in rows], marker="o", markersize=3, label=label)
     tasks = ", ".join(sorted({config.env.task for config, _ in curves}))
-    panels[0].set(title=f"{tasks}: mean, lowest, highest", ylabel="return of an episode")
+    panels[0].set(title=f"{tasks}: mean, lowest, highest", ylabel=RETURN)
     if decodes:
         panels[1].set(title="newest frame, decoded", ylabel="reconstruction, PSNR (dB)")
     for axes in panels:
-        axes.set_xlabel("agent steps (thousands)")
+        axes.set_xlabel(STEPS)
         axes.grid(alpha=0.3)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", frameon=False)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=150)
     print(f"written to {file}")
     return file
+
+
+def figure_maker() -> Callable[..., Any]:
+    """matplotlib's Figure, which needs no window. Raises UserError where matplotlib is missing."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError("drawing needs matplotlib: pip install 'alda[plot]'") from error
+    return Figure
 
 
 def _lines(config: Config, rows: list[dict[str, Any]]) -> Iterator[tuple[Config, str, World, list[dict[str, Any]]]]:
