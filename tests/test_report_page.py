@@ -197,9 +197,11 @@ def test_damaged_pieces_are_named_and_end_nothing_else(tmp_path):
     (old / "config.json").write_text('{"method": "alda"}')
     odd = write(made(seed=4), tmp_path)
     (odd / "metrics.jsonl").write_text('{"step": "x", "eval/train/return": 3}\n')
+    other = write(made(seed=6), tmp_path)
+    (other / "metrics.jsonl").write_text('{"step": 1, "eval/train/return": "much"}\n')
     early = write(made(seed=5, scores=()), tmp_path)
     (bad / "meta.json").write_text("3")
-    page = page_of(good, half, bad, old, odd, early, out=tmp_path)
+    page = page_of(good, half, bad, old, odd, other, early, out=tmp_path)
     for words in (
         "The last line of metrics.jsonl was cut off",
         "broken.json is damaged",
@@ -212,7 +214,8 @@ def test_damaged_pieces_are_named_and_end_nothing_else(tmp_path):
         "theorem1.json: damaged, KeyError: 'premise'",
         f"Not in the overview: the records of {bad} are damaged",
         "was not written by this version of alda",
-        f"Not in the overview: the records of {odd} are damaged: Type",  # TypeError
+        f"Not in the overview: the records of {odd} are damaged: not every step is a whole number",
+        f"Not in the overview: the records of {other} are damaged: ValueError",
         f"Not in the overview: {early} has no evaluation yet",
     ):
         assert words in page.text, words

@@ -90,13 +90,13 @@ def _load(places: Sequence[Path]) -> tuple[list[Run], dict[Path, str]]:
 
 
 def _check(run: Run) -> None:
-    """Raises one of DAMAGE, or UserError, where scores, steps or conditions are not what they should be."""
+    """Raises one of DAMAGE, or UserError, where steps, scores or conditions are not what they should be."""
+    if not all(isinstance(row["step"], int) for row in run.evaluations):
+        raise UserError(f"the records of {run.path} are damaged: not every step is a whole number")
     for shift in run.config.shifts:
         parse_shift(shift)
         run.conditions(shift)
-        curve = run.curve(shift)
-        sum(curve)
-        sum(curve.values())
+        run.curve(shift)
 
 
 def _analyze(places: Sequence[Path]) -> dict[Path, dict[str, str]]:
