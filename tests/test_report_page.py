@@ -2,26 +2,29 @@
 
 import base64
 import json
-import shutil
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import make_agent
 from PIL import Image
 from test_figures import made, write
 
 from alda.agents.alda import ALDAConfig
 from alda.agents.sac import SACConfig
+from alda.analysis import disentangle
+from alda.analysis.association import View, compare
 from alda.analysis.commands import ANALYSES
 from alda.analysis.embedded import MOST_VIDEO, embed_picture, embed_video
 from alda.analysis.main_numbers import NUMBERS, number
 from alda.analysis.report_page import write_report
 from alda.analysis.runs import load_runs, put_together
-from alda.analysis.traversal import analyze_traversal
+from alda.analysis.theorem import measure as measure_theorem
+from alda.analysis.traversal import localise
 from alda.cli import COMMANDS
 from alda.errors import UserError
 from alda.evaluate import bootstrap_interval
@@ -247,9 +250,8 @@ def test_what_differs_from_the_defaults_comes_first(tmp_path):
     assert '"lambda_commit"' in plain.text
 
 
-def test_what_is_missing_is_named_with_its_command_or_done_first(trained, tmp_path, monkeypatch):
-    run = tmp_path / "my run"
-    shutil.copytree(trained("alda"), run)
+def test_what_is_missing_is_named_with_its_command_or_done_first(tmp_path, monkeypatch):
+    run = write(made(path=Path("my run")), tmp_path)
     page = page_of(run, out=tmp_path)
     for name in ANALYSES:
         assert f"alda analyze {name} '{run}'" in page.text
@@ -257,38 +259,65 @@ def test_what_is_missing_is_named_with_its_command_or_done_first(trained, tmp_pa
     assert f"alda evaluate '{run}'" in page.text
     fill(run)
     asked = []
+    record = {"step": 999, "states": 2, "where": ["agent", "both"], "effect": [0.25, 0.125], "on_agent": [3.5, 1.0]}
+    record |= {"spread": [0.5, None]}
 
     def traversal(words):
         asked.append(words)
-        analyze_traversal(Path(words[0]), states=2, values=3)
+        (run / "analysis").mkdir()
+        (run / "analysis" / "traversal.json").write_text(json.dumps(record))
+        Image.new("RGB", (1200, 3), "red").save(run / "analysis" / "traversal.png")
 
     def refuses(words):
         raise UserError("there is nothing to see")
 
     for name in ANALYSES:
         monkeypatch.setitem(ANALYSES, name, traversal if name == "traversal" else refuses)
-    page = page_of(run, out=tmp_path, analyze=True)
+    monkeypatch.chdir(tmp_path)
+    page = page_of(Path("my run"), out=tmp_path, analyze=True)
     row = ["video_easy", "12.3", "1.3 to 20.0", "1.0", "23.7", "2", "procedural-v1", "of the task"]
     assert page.table("world")[1] == row
     assert page.text.count("Could not be done: there is nothing to see.") == len(ANALYSES) - 1
-    assert "traversal.json: after 12 agent steps, 2 states." in page.text
-    record = json.loads((run / "analysis" / "traversal.json").read_text())
-    assert [row[:3] for row in page.table("latent")[1:]] == [
-        [str(i), where, number(effect)]
-        for i, (where, effect) in enumerate(zip(record["where"], record["effect"], strict=True))
+    assert "traversal.json: after 999 agent steps, 2 states." in page.text
+    assert page.table("latent")[1:] == [
+        ["0", "agent", "0.250", "3.500", "0.500"],
+        ["1", "both", "0.125", "1.000", "\N{EN DASH}"],
     ]
     shown = [image["src"] for image in page.named("img")]
     for file in (run / "analysis" / "traversal.png", run / "picture.png"):
         assert f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}" in shown
     with (run / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 99}\n')
+        file.write('{"step": 1234}\n')
     page = page_of(run, out=tmp_path, analyze=True)
-    assert len(asked) == 1  # what is there is not done again
-    assert "after 12 agent steps, 2 states; the run has gone on to step 99." in page.text
+    assert asked == [[str(run)]]  # what is there is not done again
+    assert "after 999 agent steps, 2 states; the run has gone on to step 1,234." in page.text
 
 
-def test_main_numbers_are_those_of_the_files(tmp_path):
+def test_main_numbers_are_read_from_what_analyses_write(replay):
     assert list(NUMBERS) == list(ANALYSES)
+    rng = np.random.default_rng(0)
+    d, e = rng.normal(size=(200, 2)), rng.normal(size=(200, 2))
+    agent, obs = make_agent("alda"), replay.sample(4).obs
+    view = View(agent, obs)
+    effects = rng.uniform(size=(2, 3, 8, 8))
+    theorem = {"premise": {"delta_q": 0.5, "delta_pi": 0.25}, "sensitivity": [1.0, 2.0]}
+    written = {  # of trajectory by hand, below
+        "traversal": localise(effects, effects[:, 0] > 0.5),
+        "association": {"shift": "color_hard", **compare(agent, view, View(agent, obs))},
+        "disentanglement": {"independent": asdict(disentangle.measure((d > 0).astype(int), e))},
+        "theorem1": theorem | measure_theorem(d, e, d, sensitivity=np.array([1.0, 2.0]), permutations=20),
+    }
+    found = {name: list(NUMBERS[name](json.loads(json.dumps(numbers)))) for name, numbers in written.items()}
+    values = {name: {row[0]: row[1:] for table in tables for row in table.rows} for name, tables in found.items()}
+    assert values["traversal"]["2"][1] == number(float(f"{effects[:, 2].mean():.4g}"))
+    assert values["association"]["code"][1] == values["association"]["Q, in its standard deviations"][1] == "0.000"
+    assert values["association"]["retrieves the same value as in train"] == ["1.000"]
+    assert values["disentanglement"]["samples"] == ["200"]
+    assert values["disentanglement"]["mig"] == [number(written["disentanglement"]["independent"]["mig"])]
+    assert values["theorem1"]["t1 excess"] == [number(written["theorem1"]["summary"]["t1_excess"])]
+
+
+def test_main_numbers_by_hand():
     own = {"samples": 1000, "infom": 0.25, "infoe": 1.0, "infoe_held_out": -2.0, "nmi": [[0.5]]}
     scores = {"independent": own, "visited": own | {"infom": -0.125, "infoe_held_out": None}}
     (table,) = NUMBERS["disentanglement"]({"method": "alda", "step": 3, **scores})
@@ -319,8 +348,10 @@ def test_main_numbers_are_those_of_the_files(tmp_path):
         "distance": {"code": {"before": 1.5, "after": 0.5}, "action": {"after": None}},
     }
     association |= {"q": 0.75, "outside": {"train": [0.0, 0.5], "shifted": [1.0, 0.5]}, "same_value": [0.25, 0.75]}
+    association |= {"psnr": {"before": {"clean twin": 20.0}, "after": {"clean twin": 21.5}}}
     distances, shares = NUMBERS["association"](association)
     assert distances.rows[:2] == [["code", "1.500", "0.500"], ["action", "\N{EN DASH}", "\N{EN DASH}"]]
+    assert distances.rows[3] == ["PSNR to the clean twin, dB", "20.000", "21.500"]
     assert [row[1] for row in shares.rows] == ["0.250", "0.750", "0.500"]
     assert number(1_234_567) == "1,234,567"
 
