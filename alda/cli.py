@@ -162,6 +162,28 @@ def inspect(words: list[str]) -> None:
     inspect_run(**vars(options))
 
 
+def report(words: list[str]) -> None:
+    """gather what runs have shown into one HTML page that opens offline: scores, curves, pictures, analyses"""
+    import tyro
+
+    @dataclass
+    class Options:
+        runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+        """Run directories, or folders that hold some at any depth."""
+        out: Path = field(default=Path("report.html"))
+        """HTML file to write."""
+        analyze: bool = False
+        """First do the analyses that are missing, with their defaults: minutes to hours a run."""
+        mix: bool = False
+        """Average scores that were made in different ways (simulator, renderer, visuals, background, action repeat,
+        image size, settings) as well; the report says so."""
+
+    options = tyro.cli(Options, prog="alda report", description=report.__doc__, args=words)
+    from alda.analysis.report_page import write_report
+
+    write_report(**vars(options))
+
+
 def envs(words: list[str]) -> None:
     """list tasks and visual shifts; `alda envs preview` draws a task in every world"""
     import tyro
@@ -299,7 +321,7 @@ def bench(words: list[str]) -> None:
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     command.__name__: command
-    for command in (train, evaluate, picture, plot, analyze, inspect, figure, envs, data, demo, doctor, bench)
+    for command in (train, evaluate, picture, plot, analyze, inspect, figure, report, envs, data, demo, doctor, bench)
 }
 
 

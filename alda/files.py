@@ -12,7 +12,12 @@ from torch import Tensor
 
 
 def write_json(path: Path, content: Any) -> None:
-    _replace(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Letters of file names that are no text become question marks."""
+    _replace(path, lambda temporary: temporary.write_bytes(text.encode(errors="replace")))
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -101,7 +101,9 @@ def draw_curves(made: Comparison, rows: Sequence[dict[str, Any]]) -> Any:
         series = points.setdefault((row["world"], row["task"], row["curve"]), {})
         series.setdefault(row["from"] if row["series"].startswith("seed") else row["series"], []).append(row)
 
-    figure = new_figure(_PANEL[0] * len(made.tasks) + 2.4, _PANEL[1] * len(made.worlds) + 1.5)
+    longest = max((len(curve.label) for curve in made.curves), default=0)
+    legend = 2.4 + 0.08 * max(0, longest - 20)
+    figure = new_figure(_PANEL[0] * len(made.tasks) + legend, _PANEL[1] * len(made.worlds) + 1.5)
     panels = figure.subplots(len(made.worlds), len(made.tasks), squeeze=False, sharex="col", sharey=True)
     for world, line in zip(made.worlds, panels, strict=True):
         line[0].set_ylabel(f"{world}\n{RETURN}")
