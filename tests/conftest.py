@@ -73,7 +73,10 @@ STEPS = 31
 
 def config_for(run_dir: Path, method: str = "alda", **changes) -> Config:
     agent = small_config(method)
-    env = EnvConfig(task="cartpole_balance", episode_length=36, profile="fast")  # nine steps an episode
+    size = {"alda": 32, "repo": 64}.get(method, 44)  # the smallest that each can see
+    env = EnvConfig(
+        task="cartpole_balance", episode_length=36, profile="fast", image_size=size
+    )  # nine steps an episode
     settings = {
         "steps": STEPS,
         "eval_every": 10,
