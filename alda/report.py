@@ -156,7 +156,7 @@ def picture_run(
 def picture_of_worlds(policy: Policy, shift: str, states: int, every: int | None, seed: int) -> Image.Image:
     """The states of one episode in two worlds, side by side with what the agent reconstructs of each."""
     worlds = ("train", shift)
-    seen = [twin.seen for twin in twins(policy, worlds, seed)]
+    seen = [twin.seen for twin in twins(policy, worlds, [seed])]
     last = len(seen) - 1
     chosen = np.linspace(0, last if every is None else min(last, every * (states - 1)), states).round().astype(int)
     columns = {}

@@ -68,7 +68,7 @@ def server(run):
 def seen(run):
     """The same episode by the function that other commands use: a policy, and the steps in both worlds."""
     policy = alda.load(run)
-    return policy, list(twins(policy, ("train", SHIFTED), 4))
+    return policy, list(twins(policy, ("train", SHIFTED), [4]))
 
 
 def request(server, method, path, body=b"", **headers):

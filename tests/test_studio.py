@@ -90,7 +90,9 @@ def test_twins_are_the_same_states_in_every_world():
     agent = make_agent("sac", spec=SPEC.__class__(frames=3, image_size=64, action_dim=1))
     policy, played = Policy(agent, config, SPEC, 0), []
     steps = []
-    for twin in twins(policy, ("train", "color_hard"), 5):
+    for twin in twins(policy, ("train", "color_hard"), [3, 5]):
+        if twin.seed == 3:  # another episode before, in the same environments, changes nothing
+            continue
         steps.append(twin)
         played.append(read_joints(twin.env))
     assert len(steps) == 6

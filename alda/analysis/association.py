@@ -5,6 +5,7 @@ before retrieval (as encoded) and after it (as decoded and acted on). Distances 
 states of the training world: 0 where the shift is not noticed, 1 where it is as good as another state.
 """
 
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,10 @@ def analyze_association(
     clean, shifted = [], []
     with progress() as begin:
         step = begin(f"playing episodes in train and {shift}", episodes * episode_steps(policy))
-        for episode in range(episodes):
+        pairs = twins(policy, ("train", shift), range(seed, seed + episodes))
+        for _, episode in groupby(pairs, key=lambda twin: twin.seed):
             seen = []
-            for twin in twins(policy, ("train", shift), seed + episode):
+            for twin in episode:
                 seen.append(twin.seen)
                 step()
             for t in np.linspace(0, len(seen) - 1, states).round().astype(int):

@@ -218,7 +218,7 @@ class Session:
 
     def _played(self) -> Generator[UInt8[np.ndarray, "c h w"], None, None]:
         self._actions.clear()
-        with closing(twins(self.policy, (CLEAN,), self.seed)) as steps:  # type: ignore[type-var]
+        with closing(twins(self.policy, (CLEAN,), [self.seed])) as steps:  # type: ignore[type-var]
             for step in steps:
                 self._actions.append(step.action)
                 yield step.seen[0][-1]

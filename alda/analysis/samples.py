@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Real, UInt8
 from torch import Tensor
 
-from alda.analysis.look import Begin, in_chunks
+from alda.analysis.look import Begin, episode_steps, in_chunks
 from alda.analysis.studio import CAMERA_REACH, COLORS, NUISANCES, open_studio, read_joints
 from alda.errors import UserError
 from alda.policy import Policy
@@ -84,9 +84,9 @@ def draw_samples(
 def visited_joints(policy: Policy, seed: int, begin: Begin, episodes: int) -> list[Float[np.ndarray, " d"]]:
     """The joints of every state of some episodes of the policy, which explores as in training."""
     torch.manual_seed(seed)
-    step, visited = begin("playing episodes", episodes), []
-    for episode in range(episodes):
-        visited += [read_joints(twin.env) for twin in twins(policy, ("train",), seed + episode, explore=True)]
+    step, visited = begin("playing episodes", episodes * episode_steps(policy)), []
+    for twin in twins(policy, ("train",), range(seed, seed + episodes), explore=True):
+        visited.append(read_joints(twin.env))
         step()
     return visited
 

@@ -1,6 +1,7 @@
 """Latents along an episode beside the state of the body, and how much of that state they hold (paper, figure 7)."""
 
 import warnings
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,11 @@ def analyze_trajectory(
     codes, features, states, lengths = [], [], [], []
     with progress() as begin:
         step = begin("playing episodes", episodes * episode_steps(policy))
-        for episode in range(episodes):
+        first = twins(policy, (shift,), [seed])
+        others = twins(policy, (shift,), range(seed + 1, seed + episodes), explore=True)
+        for _, episode in groupby(chain(first, others), key=lambda twin: twin.seed):
             seen = []
-            for twin in twins(policy, (shift,), seed + episode, explore=episode > 0):
+            for twin in episode:
                 seen.append(twin.seen[0])
                 state = twin.env.proprioception()
                 states.append(list(state.values()))

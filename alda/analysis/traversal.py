@@ -53,7 +53,7 @@ def analyze_traversal(
     picture, table = result_files(run, out, named("traversal", shift))
     with progress() as begin:
         step, seen, masks = begin("playing an episode", episode_steps(policy)), [], []
-        for twin in twins(policy, (shift,), seed):
+        for twin in twins(policy, (shift,), [seed]):
             seen.append(twin.seen[0])
             masks.append(twin.env.scene.agent_mask())
             step()
