@@ -98,15 +98,14 @@ class Agent(nn.Module, ABC):
     def reconstruct(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "b c h w"] | None:
         """What the agent believes the newest frames look like; None where a method has no decoder. An agent with a
         memory takes them for an episode, one after the other."""
-        latents = self.latents(obs)
-        image = None if latents is None else self.decode(latents.code)
+        image = self._decoded(obs)
         return None if image is None else to_pixels(image)
 
     @torch.no_grad()
     def traverse(self, obs: UInt8[Tensor, "b f c h w"], count: int = TRAVERSED) -> UInt8[Tensor, "l v c h w"] | None:
         """Each latent of the first observation's newest frame led through `count` values of its range, the others as
         they are, decoded; None where a method has no latents or no decoder."""
-        if (latents := self.latents(obs)) is None:
+        if type(self).decode is Agent.decode or (latents := self.latents(obs)) is None:
             return None
         values = self.sweep(latents, count)  # [L, V]
         image = self.decode(led_through(latents.code[0], values).flatten(0, 1))
@@ -115,9 +114,14 @@ class Agent(nn.Module, ABC):
     @torch.no_grad()
     def diagnose(self, obs: UInt8[Tensor, "b f c h w"]) -> Metrics:
         """Numbers about how the agent sees these observations, logged for every evaluated world."""
-        latents = self.latents(obs)
-        image = None if latents is None else self.decode(latents.code)
+        image = self._decoded(obs)
         return {} if image is None else {"psnr": psnr(image, to_float(obs[:, -1]))}
+
+    def _decoded(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b c h w"] | None:
+        """The newest frames as their latents stand for them; nothing is encoded for a method without a decoder."""
+        if type(self).decode is Agent.decode or (latents := self.latents(obs)) is None:
+            return None
+        return self.decode(latents.code)
 
     def descend(self, *names: str, loss: Tensor, max_norm: float | None = None) -> None:
         """One gradient step of `loss` on everything the named optimisers own; its gradient norm is at most max_norm."""
