@@ -168,6 +168,7 @@ def test_the_premise_is_measured_on_the_same_action(trained):
     assert sensitivity[3] == pytest.approx(slope.item(), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_samples_have_independent_known_sources(trained):
     policy = alda.load(trained("alda"))
     kinds = ("colors", "camera")
@@ -221,6 +222,7 @@ def test_disentanglement_writes_a_picture_and_numbers(trained, tmp_path):
     assert scores["visited"]["samples"] == 16 * 9  # all that were visited
 
 
+@pytest.mark.slow
 def test_runs_are_compared_by_theorem_1(trained, tmp_path):
     analyze_theorem1([trained("alda"), trained("sac")], samples=200, permutations=20, out=tmp_path / "theorem1.png")
     with Image.open(tmp_path / "theorem1.png") as picture:
