@@ -58,6 +58,13 @@ def test_colors_are_those_of_the_colour_worlds():
     env.close()
 
 
+@pytest.mark.parametrize(("size", "texels"), [(84, 400), (300, 800)])
+def test_the_sky_is_shrunk_by_what_divides_it(size, texels):
+    with open_studio(EnvConfig(task="cartpole_balance", image_size=size)) as studio:
+        assert studio.env.scene.texels("skybox").shape == (6 * texels, texels, 3)
+        assert studio.picture(read_joints(studio.env)).shape == (3, size, size)
+
+
 def test_joints_without_limits_are_angles_from_minus_pi_to_pi():
     env = make_env("cartpole_balance", seed=0)
     env.reset(seed=0)

@@ -102,7 +102,10 @@ def open_studio(config: EnvConfig) -> Iterator[Studio]:
     del options["reference"]
     nuisance = Nuisance(config.image_size)
     env = DMCEnv(options.pop("task"), nuisance, **options)
-    if (factor := SKY_TEXELS // config.image_size) > 1:
+    side = env.scene.texels("skybox").shape[1]
+    wanted = max(1, SKY_TEXELS // config.image_size)
+    factor = max(factor for factor in range(1, wanted + 1) if side % factor == 0)
+    if factor > 1:
         env.scene.shrink_sky(factor)
     env.reset(seed=0)
     try:
