@@ -1,12 +1,14 @@
 """The analyses of a single run, on numbers with known answers and on runs that were trained for a moment."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from conftest import SPEC, make_agent
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import alda
 from alda.analysis.association import View, analyze_association, compare, relative_distance, stored_range, usage
@@ -224,7 +226,13 @@ def test_disentanglement_writes_a_picture_and_numbers(trained, tmp_path):
 
 @pytest.mark.slow
 def test_runs_are_compared_by_theorem_1(trained, tmp_path):
-    analyze_theorem1([trained("alda"), trained("sac")], samples=200, permutations=20, out=tmp_path / "theorem1.png")
+    shutil.copytree(trained("alda"), tmp_path / "still")  # an agent whose Q is 0 everywhere
+    (weights,) = (tmp_path / "still" / "checkpoints").glob("save_*/agent.safetensors")
+    zeroed = {name: value * 0 if "critic" in name else value for name, value in load_file(weights).items()}
+    save_file(zeroed, weights)
+    runs = [trained("alda"), tmp_path / "still", trained("sac")]
+    with pytest.raises(UserError, match="still: Q has the same value everywhere"):
+        analyze_theorem1(runs, samples=200, permutations=20, out=tmp_path / "theorem1.png")
     with Image.open(tmp_path / "theorem1.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 10
     comparison = json.loads((tmp_path / "theorem1.json").read_text())

@@ -368,6 +368,8 @@ def test_aggregates_take_what_brings_most_results_together_and_name_the_rest():
     assert "not counted: ball_in_cup_catch" in said
     comparison, rows = aggregated([("alda", "walker_walk", [500]), ("sac", "walker_walk", [400])])
     assert "one seed a task has no interval: ALDA, SAC" in comparison.remarks
+    uneven = [("alda", "walker_walk", [500]), ("alda", "finger_spin", [500, 600])]
+    assert "tasks count by their numbers of seeds, which differ: ALDA" in aggregated(uneven)[0].remarks
 
 
 def test_the_command_draws_aggregates(drawn, tmp_path):

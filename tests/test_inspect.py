@@ -507,7 +507,7 @@ def test_the_page_in_a_browser(server, seen, tmp_path):
         browser.wait_for("step.textContent", "2 of 8")
         browser.value("world.value = 'distracting_color'; world.dispatchEvent(new Event('change'))")
         browser.value("strength.value = '0.3'; strength.dispatchEvent(new Event('change'))")
-        browser.wait_for("document.getElementById('film-shifted').src.startsWith('data:image/png')")
+        browser.wait_for("document.getElementById('film-shifted').src", play(server, SHIFTED)["strip"])
         for side, world in (("clean", "train"), ("shifted", SHIFTED)):
             state = ask(server, "state", world=world, time=2)[1]
             browser.wait_for(f"document.getElementById('{side}-frame').src", state["frame"])

@@ -70,6 +70,8 @@ def _scores(made: Comparison, world: str) -> dict[Curve, Scores]:
         made.remark([f"not measured for all curves that are compared, and not counted: {listed(lost)}"], world)
     if alone := [curve.label for curve, own in compared.items() if all(len(cell.runs) == 1 for cell in own)]:
         made.remark([f"one seed a task has no interval: {listed(alone)}"], world)
+    if uneven := [curve.label for curve, own in compared.items() if len({len(cell.runs) for cell in own}) > 1]:
+        made.remark([f"tasks count by their numbers of seeds, which differ: {listed(uneven)}"], world)
     return {
         curve: [cell.final / cell.runs[0].config.env.episode_length for cell in own] for curve, own in compared.items()
     }

@@ -20,7 +20,16 @@ from alda.agents.alda import ALDA
 from alda.agents.darla import DARLA
 from alda.agents.sac import SAC
 from alda.analysis.libraries import new_figure
-from alda.analysis.look import named, progress, require_critic, require_latents, result_files, rounded, write_result
+from alda.analysis.look import (
+    Begin,
+    named,
+    progress,
+    require_critic,
+    require_latents,
+    result_files,
+    rounded,
+    write_result,
+)
 from alda.analysis.samples import draw_samples, read_latents, still
 from alda.analysis.theorem import LEAST_PERMUTATIONS, delta_pi, delta_q, measure, probe, weighted
 from alda.errors import UserError
@@ -45,7 +54,7 @@ def analyze_theorem1(
     samples: frames with independent joints and nuisances, which stand still. Premise: `delta_q` and `delta_pi`, the
     change of Q and of the policy's mode when the nuisance alone changes, on 512 states. Conclusion: theorem.measure, on
     stored values where there are any, else on codes in 20 bins. Raises UserError for a method without latents, a
-    damaged run, or too few samples.
+    damaged run, or too few samples; for an agent that cannot be judged, after the others have been.
     """
     if not runs or samples < 200 or seed < 0:
         raise UserError("name at least one run; --samples must be at least 200 and --seed not negative")
@@ -57,49 +66,60 @@ def analyze_theorem1(
         require_critic(policy)
     name = named("theorem1", *nuisances)
     picture, table = result_files(runs[0], out, name if len(runs) == 1 else f"{name}_comparison")
-    results = []
+    results, failed = [], []
     with progress() as begin:
         for run, policy in zip(runs, policies, strict=True):
-            few = min(_FEW, samples)
-            drawn = draw_samples(policy, samples, nuisances=nuisances, twice=few, seed=seed, begin=begin)
-            codes = read_latents(policy, drawn.frame)
-            premise, sensitivity = judge(policy, drawn.frame[:few], drawn.elsewhere)
-            task_hat, r2_task = probe(codes, drawn.joints, seed=seed)
-            nuisance_hat, r2_nuisance = probe(codes, drawn.nuisance, seed=seed)
-            step = begin("testing latents", 2 * codes.shape[1])
-            numbers = measure(
-                drawn.joints,
-                drawn.nuisance,
-                codes,
-                estimates=(task_hat, nuisance_hat),
-                sensitivity=sensitivity,
-                permutations=permutations,
-                seed=seed,
-                progress=step,
-            )
-            t1_hat = np.array(numbers["estimates"]["t1"]["largest_excess"])
-            result = {
-                "run": str(run),
-                "method": policy.config.method,
-                "name": policy.config.name,
-                "premise": premise,
-                "sensitivity": rounded(sensitivity),
-                "probes": {
-                    **dict(zip(drawn.joint_names, rounded(r2_task), strict=True)),
-                    **dict(zip(drawn.nuisance_names, rounded(r2_nuisance), strict=True)),
-                },
-                "sources": [drawn.joint_names, drawn.nuisance_names],
-                "t1_estimates_weighted": rounded(np.array(weighted(t1_hat, sensitivity))),
-                **numbers,
-            }
-            write_result(result_files(run, None, name)[1], policy, result)
-            results.append(result)
-    _draw(picture, results)
-    if len(runs) > 1:
-        write_json(table, [_summary(result) for result in results])
-    _say(results)
-    print(f"written to {picture}, and {name}.json in analysis/ of every run")
+            try:
+                numbers = _test(policy, samples, permutations, nuisances, seed, begin)
+            except UserError as error:  # the others are compared all the same
+                failed.append(f"{run}: {error}")
+            else:
+                results.append({"run": str(run), **numbers})
+                write_result(result_files(run, None, name)[1], policy, results[-1])
+    if results:
+        _draw(picture, results)
+        if len(runs) > 1:
+            write_json(table, [_summary(result) for result in results])
+        _say(results)
+        print(f"written to {picture}, and {name}.json in analysis/ of every run that was tested")
+    if failed:
+        raise UserError("; ".join(failed))
     return results
+
+
+def _test(
+    policy: Policy, samples: int, permutations: int, nuisances: tuple[str, ...], seed: int, begin: Begin
+) -> dict[str, Any]:
+    few = min(_FEW, samples)
+    drawn = draw_samples(policy, samples, nuisances=nuisances, twice=few, seed=seed, begin=begin)
+    codes = read_latents(policy, drawn.frame)
+    premise, sensitivity = judge(policy, drawn.frame[:few], drawn.elsewhere)
+    task_hat, r2_task = probe(codes, drawn.joints, seed=seed)
+    nuisance_hat, r2_nuisance = probe(codes, drawn.nuisance, seed=seed)
+    numbers = measure(
+        drawn.joints,
+        drawn.nuisance,
+        codes,
+        estimates=(task_hat, nuisance_hat),
+        sensitivity=sensitivity,
+        permutations=permutations,
+        seed=seed,
+        progress=begin("testing latents", 2 * codes.shape[1]),
+    )
+    t1_hat = np.array(numbers["estimates"]["t1"]["largest_excess"])
+    return {
+        "method": policy.config.method,
+        "name": policy.config.name,
+        "premise": premise,
+        "sensitivity": rounded(sensitivity),
+        "probes": {
+            **dict(zip(drawn.joint_names, rounded(r2_task), strict=True)),
+            **dict(zip(drawn.nuisance_names, rounded(r2_nuisance), strict=True)),
+        },
+        "sources": [drawn.joint_names, drawn.nuisance_names],
+        "t1_estimates_weighted": rounded(np.array(weighted(t1_hat, sensitivity))),
+        **numbers,
+    }
 
 
 def judge(policy: Policy, frame: np.ndarray, elsewhere: np.ndarray) -> tuple[dict[str, float], Float[np.ndarray, " l"]]:
