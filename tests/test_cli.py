@@ -1,24 +1,46 @@
 import ast
+import io
 import json
 import shutil
 import subprocess
 import sys
 import tomllib
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 import alda
-from alda.cli import COMMANDS
+from alda.cli import COMMANDS, main
 from alda.doctor import TESTED, doctor
 
 ROOT = Path(__file__).parents[1]
 
 
-def run(*words, cwd=None):
+class Ended(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*words):
+    """The command in this process, which has PyTorch loaded."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["alda", *map(str, words)])
+        code = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+def run_apart(*words):
     """The command as users call it."""
     command = [sys.executable, "-m", "alda.cli", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +49,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     words = "--env.task cartpole_balance --env.episode-length 20 --env.profile fast --steps 12 --eval-every 6"
     words += " --eval-episodes 2 --log-every 3 --agent.random-steps 4 --agent.batch-size 2 --agent.hidden-dim 16"
-    result = run("train", "alda", *words.split(), "--run-dir", folder / "run", cwd=folder)
+    result = run_apart("train", "alda", *words.split(), "--run-dir", folder / "run")
     assert result.returncode == 0, result.stderr
     return folder / "run", words, result.stdout
 
@@ -39,7 +61,7 @@ def test_training_says_what_it_does_and_leaves_its_records(trained):
     assert "step 12: mean return over 2 episodes: train" in said
     for name in ("config.json", "meta.json", "metrics.jsonl", "checkpoints/latest.json", "videos", "tensorboard"):
         assert (run_dir / name).exists()
-    again = run("train", "alda", *words.split(), "--run-dir", run_dir)
+    again = run_apart("train", "alda", *words.split(), "--run-dir", run_dir)
     assert again.returncode == 0
     assert "already finished" in again.stdout
 
@@ -116,11 +138,11 @@ def test_pictures_are_drawn(trained):
         ("picture {tmp} --states 0", "--states and --every must be at least 1"),
     ],
 )
-def test_wrong_input_gets_a_clear_sentence_and_exit_code_2(tmp_path, words, message):
-    result = run(*words.format(tmp=tmp_path).split(), cwd=tmp_path)
+def test_wrong_input_gets_a_clear_sentence_and_exit_code_2(tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    result = run(*words.format(tmp=tmp_path).split())
     assert result.returncode == 2
     assert message in " ".join((result.stdout + result.stderr).split())
-    assert "Traceback" not in result.stderr
 
 
 def test_a_place_that_cannot_be_written_fails_with_a_sentence(trained, tmp_path):
@@ -149,7 +171,7 @@ def test_a_run_with_other_settings_is_refused(trained):
 
 
 def test_help_names_every_command_and_needs_no_pytorch():
-    result = run("--help")
+    result = run_apart("--help")
     assert result.returncode == 0
     assert all(f"  {name} " in result.stdout for name in COMMANDS)
     loaded = subprocess.run(
@@ -160,7 +182,7 @@ def test_help_names_every_command_and_needs_no_pytorch():
 
 @pytest.mark.parametrize("method", ["alda", "sac"])
 def test_every_flag_has_help(method):
-    text = run("train", method, "--help").stdout
+    text = run_apart("train", method, "--help").stdout
     flags = text.split("│ --")[1:]
     assert len(flags) > 20
     for flag in flags:
