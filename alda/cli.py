@@ -157,6 +157,48 @@ def analyze(words: list[str]) -> None:
         ANALYSES[words[0]](words[1:])
 
 
+def represent(words: list[str]) -> None:
+    """train autoencoders alone on a run's frames; what memory, clamp and normalisation each do in other worlds"""
+    import tyro
+
+    @dataclass
+    class Options:
+        runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+        """Run directories, one a task, whose policies visit the states; half of all frames are of random actions."""
+        latents: tuple[str, ...] = ("associative", "quantized", "bio", "identity", "clamp", "fsq")
+        """Latent models, by their names in --agent.latent."""
+        norms: tuple[str, ...] = ("instance", "layer", "none")
+        """Normalisations in encoder and decoder; each is combined with each latent model."""
+        seeds: tuple[int, ...] = (0, 1, 2)
+        """Seeds of the autoencoders; the frames are the same for all."""
+        shifts: tuple[str, ...] = ("color_hard", "video_easy", "distracting_camera:0.1")
+        """Worlds in which held-out states are seen as well."""
+        frames: int = 10_000
+        """Frames to learn from."""
+        states: int = 400
+        """Held-out states, 20 of each episode, that are seen in every world."""
+        samples: int = 3_000
+        """Frames with independent joints and colours, for InfoMEC and Theorem 1."""
+        updates: int = 5_000
+        """Learning steps of an autoencoder; on one CPU core each takes some 5 ms a frame of the batch."""
+        batch_size: int = 128
+        """Frames per learning step."""
+        jobs: int | None = None
+        """Autoencoders that learn at a time, each a process with an equal share of the cores (None: one a core)."""
+        device: str | None = None
+        """Where they learn: cpu or cuda (None: cuda where there is one)."""
+        out: Path = field(default=Path("runs/representation"))
+        """Folder of frames, results and their summary; the same command goes on with what is unfinished."""
+
+    options = tyro.cli(Options, prog="alda represent", description=represent.__doc__, args=words)
+    from alda.representation.study import Settings
+    from alda.representation.study import represent as run
+
+    given = vars(options)
+    common = {name: given.pop(name) for name in ("shifts", "frames", "states", "samples", "updates", "batch_size")}
+    run(**given, settings=Settings(**common))
+
+
 def figure(words: list[str]) -> None:
     """draw a figure of ALDA's paper from runs of one's own, with the table it is drawn from"""
     import tyro
@@ -413,7 +455,7 @@ def bench(words: list[str]) -> None:
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     command.__name__: command
     for command in (
-        *(train, sweep, evaluate, picture, export, plot, analyze, inspect),
+        *(train, sweep, evaluate, picture, export, plot, analyze, inspect, represent),
         *(figure, compare, results, report, envs, data, demo, doctor, bench),
     )
 }

@@ -15,10 +15,11 @@ from alda.analysis.association import View, analyze_association, compare, relati
 from alda.analysis.information import analyze_disentanglement
 from alda.analysis.invariance import analyze_theorem1, judge, q_of_code
 from alda.analysis.look import rounded
+from alda.analysis.probes import probe
 from alda.analysis.samples import draw_samples, read_latents, still
 from alda.analysis.studio import CAMERA_REACH
 from alda.analysis.theorem import delta_q
-from alda.analysis.trajectory import analyze_trajectory, correlations, probe
+from alda.analysis.trajectory import analyze_trajectory, correlations
 from alda.analysis.traversal import analyze_traversal, effect_of, lead, localise, ranges
 from alda.errors import UserError
 

@@ -77,10 +77,16 @@ class ALDA(SAC):
             self.autoencoder_optimizers = (*self.autoencoder_optimizers, "codebook")
 
     def update_representation(self, batch: Transition, ends: Ends) -> Metrics:
-        seen, memory = self.representation, self.representation.memory
+        seen = self.representation
         image = to_float(seen.images(batch.obs)[:, seen.reconstructed].flatten(0, 1))
-        encoded = seen.encoder(image) if ends.encoded is None else ends.encoded
-        latent = memory(encoded)
+        return self.update_autoencoder(image, ends.encoded)
+
+    def update_autoencoder(
+        self, image: Float[Tensor, "n c h w"], encoded: Float[Tensor, "n l"] | None = None
+    ) -> Metrics:
+        """One learning step of encoder and decoder. encoded: what the encoder makes of the images, where known."""
+        memory = self.representation.memory
+        latent = memory(self.representation.encoder(image) if encoded is None else encoded)
         logits = self.decoder(latent.decode)
         if self.config.recon == "bce":
             reconstruction = F.binary_cross_entropy_with_logits(logits, image)

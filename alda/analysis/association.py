@@ -16,6 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from alda.agents.alda import ALDA
+from alda.agents.base import Agent
 from alda.agents.decoding import psnr, to_pixels
 from alda.agents.sac import SAC
 from alda.analysis.libraries import new_figure
@@ -92,17 +93,25 @@ def analyze_association(
     return numbers
 
 
-class View:
-    """What an agent makes of N observations, before retrieval and after it."""
+class CodeView:
+    """What an autoencoder makes of N observations, before retrieval and after it."""
 
     @torch.no_grad()
-    def __init__(self, agent: SAC, obs: UInt8[Tensor, "n f c h w"]) -> None:
+    def __init__(self, agent: Agent, obs: UInt8[Tensor, "n f c h w"]) -> None:
         latents = [latents for part in obs.split(64) if (latents := agent.latents(part))]
         self.frame = to_float(obs[:, -1])
         self.encoded = torch.cat([one.encoded for one in latents])  # [N, L]
         self.code = torch.cat([one.code for one in latents])
         nearest = [one.nearest for one in latents if one.nearest is not None]
         self.nearest = torch.cat(nearest) if nearest else None
+
+
+class View(CodeView):
+    """What an agent makes of them."""
+
+    @torch.no_grad()
+    def __init__(self, agent: SAC, obs: UInt8[Tensor, "n f c h w"]) -> None:
+        super().__init__(agent, obs)
         self.features = in_chunks(agent.representation, obs)  # [N, D]
         self.features_encoded = self.features
         if isinstance(agent, ALDA):
@@ -113,31 +122,40 @@ class View:
 
 @torch.no_grad()
 def compare(agent: SAC, clean: View, shifted: View) -> dict[str, Any]:
-    """The same N states in both worlds. "before" and "after" are of retrieval.
+    """The same N states in both worlds: what `compare_codes` says of them, and what becomes of the codes.
 
-    distance: of code, features and action to those of the clean twin, over the distance between different states.
-    distance_by_latent: the same, latent by latent; None where a latent is the same in all clean states.
-    move_by_latent: the mean absolute change of each latent itself. q: mean absolute change of Q for the clean twin's
-    action, in standard deviations of Q over clean states. outside: share of frames that lie outside
-    what is stored. same_value: share that retrieves what the twin retrieves. psnr: of decoded shifted frames, against
-    the frame of the clean twin and against the frame that was seen.
+    distance: of features and action as well. q: mean absolute change of Q for the clean twin's action, in standard
+    deviations of Q over clean states.
     """
-    result: dict[str, Any] = {"distance": {}, "distance_by_latent": {}}
+    result = compare_codes(agent, clean, shifted)
     for name, when, here, there in (
-        ("code", "before", clean.encoded, shifted.encoded),
-        ("code", "after", clean.code, shifted.code),
         ("features", "before", clean.features_encoded, shifted.features_encoded),
         ("features", "after", clean.features, shifted.features),
         ("action", "after", clean.action, shifted.action),
     ):
         result["distance"].setdefault(name, {})[when] = rounded(relative_distance(here, there))
-    for when, here, there in (("before", clean.encoded, shifted.encoded), ("after", clean.code, shifted.code)):
-        result.setdefault("move_by_latent", {})[when] = rounded((there - here).abs().mean(0))
-        columns = zip(here.split(1, dim=1), there.split(1, dim=1), strict=True)
-        result["distance_by_latent"][when] = [rounded(relative_distance(*pair)) for pair in columns]
     q, q_shifted = (agent.critic(view.features, clean.action).amin(0) for view in (clean, shifted))
     result["q"] = rounded((q_shifted - q).abs().mean() / q.std().clamp(min=1e-12))
     result["q_mean"] = {"train": rounded(q.mean()), "shifted": rounded(q_shifted.mean())}
+    return result
+
+
+@torch.no_grad()
+def compare_codes(agent: Agent, clean: CodeView, shifted: CodeView) -> dict[str, Any]:
+    """The codes of the same N states in both worlds. "before" and "after" are of retrieval.
+
+    distance: to that of the clean twin, over the distance between different states. distance_by_latent: the same,
+    latent by latent; None where a latent is the same in all clean states. move_by_latent: the mean absolute change of
+    each latent itself. outside: share of frames that lie outside what is stored. same_value: share that retrieves what
+    the twin retrieves. psnr: of decoded shifted frames, against the frame of the clean twin and against the frame that
+    was seen.
+    """
+    result: dict[str, Any] = {"distance": {"code": {}}, "distance_by_latent": {}, "move_by_latent": {}}
+    for when, here, there in (("before", clean.encoded, shifted.encoded), ("after", clean.code, shifted.code)):
+        result["distance"]["code"][when] = rounded(relative_distance(here, there))
+        result["move_by_latent"][when] = rounded((there - here).abs().mean(0))
+        columns = zip(here.split(1, dim=1), there.split(1, dim=1), strict=True)
+        result["distance_by_latent"][when] = [rounded(relative_distance(*pair)) for pair in columns]
     if (bounds := stored_range(agent)) is not None:
         low, high = bounds
         for name, view in (("train", clean), ("shifted", shifted)):
@@ -161,7 +179,7 @@ def relative_distance(here: Float[Tensor, "n d"], there: Float[Tensor, "n d"]) -
     return (there - here).double().norm(dim=1).mean() / apart
 
 
-def stored_range(agent: SAC) -> tuple[Float[Tensor, " l"], Float[Tensor, " l"]] | None:
+def stored_range(agent: Agent) -> tuple[Float[Tensor, " l"], Float[Tensor, " l"]] | None:
     """The lowest and the highest value that each latent can be brought back to, if that is limited."""
     memory = memory_of(agent)
     if not isinstance(memory, CodebookLatent | ClampLatent):

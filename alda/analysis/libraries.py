@@ -5,7 +5,7 @@ from typing import Any
 
 from alda.errors import UserError
 
-_NAMES = {"matplotlib": "matplotlib", "sklearn": "scikit-learn"}
+_NAMES = {"matplotlib": "matplotlib", "scipy": "SciPy", "sklearn": "scikit-learn"}
 
 
 def optional(module: str, extra: str) -> Any:

@@ -1,6 +1,5 @@
 """Latents along an episode beside the state of the body, and how much of that state they hold (paper, figure 7)."""
 
-import warnings
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from alda.analysis.look import (
     stacked,
     write_result,
 )
+from alda.analysis.probes import KINDS, probe
 from alda.errors import UserError
 from alda.policy import Policy, load
 from alda.twins import twins
@@ -72,7 +72,7 @@ def analyze_trajectory(
         probes = {}
         step = begin("probing", 4)
         for source, x in (("code", code), ("features", feature)):
-            for kind in ("linear", "nonlinear"):
+            for kind in KINDS:
                 probes[f"{kind} from {source}"] = probe(x, truth, held_out, kind, seed)
                 step()
     numbers = {
@@ -112,29 +112,6 @@ def _ranks(x: Float[np.ndarray, "n l"]) -> Float[np.ndarray, "n l"]:
     from scipy.stats import rankdata
 
     return rankdata(x, axis=0).astype(float)
-
-
-def probe(
-    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n s"], held_out: np.ndarray, kind: str, seed: int
-) -> Float[np.ndarray, " s"]:
-    """R2 on held-out rows of a regression of every column of y on x, both in units of their spread elsewhere.
-
-    kind: linear (ridge, its weight chosen by leave-one-out) or nonlinear (two layers of 64, at most 300 passes).
-    """
-    scaler = sklearn("preprocessing").StandardScaler
-    scale_x, scale_y = scaler().fit(x[~held_out]), scaler().fit(y[~held_out])
-    x, y = scale_x.transform(x), scale_y.transform(y)
-    if kind == "linear":
-        model = sklearn("linear_model").RidgeCV(np.logspace(-2, 4, 7))
-    else:
-        networks = sklearn("neural_network")
-        model = networks.MLPRegressor(hidden_layer_sizes=(64, 64), early_stopping=True, max_iter=300, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", sklearn("exceptions").ConvergenceWarning)  # its passes are limited on purpose
-        model.fit(x[~held_out], y[~held_out])
-    rest = y[held_out]
-    predicted = model.predict(x[held_out]).reshape(rest.shape)
-    return 1 - ((rest - predicted) ** 2).sum(0) / ((rest - rest.mean(0)) ** 2).sum(0).clip(min=1e-12)
 
 
 def _draw(

@@ -1,0 +1,125 @@
+"""What autoencoders of one task learn from and are measured on, made once and kept in a file.
+
+policy, exploring   --+--> episodes of the plain task --> frames, with the joints that they show
+random actions      --+--> held-out episodes          --> twins: the same states in every world
+                           the studio                 --> samples: joints and colours drawn one by one
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from alda.analysis.look import Begin, episode_steps
+from alda.analysis.samples import draw_samples
+from alda.analysis.studio import joints_of, read_joints
+from alda.files import read_tensors, write_tensors
+from alda.policy import Policy
+from alda.twins import twins
+
+_HELD_OUT = 10_000  # seeds of held-out episodes begin here
+_STATES = 20  # of a held-out episode, evenly spread
+_KIND = 1_000  # and those of random actions so much later than the policy's
+
+
+class Material(NamedTuple):
+    """N frames, M states that are seen in every world, K samples. Joints are in metres and radians."""
+
+    frame: UInt8[Tensor, "n 3 h w"]
+    joints: Float[Tensor, "n d"]
+    twin: UInt8[Tensor, "worlds m 3 h w"]  # the first world is the plain task
+    twin_joints: Float[Tensor, "m d"]
+    turns: Bool[Tensor, " d"]  # joints that are angles without limits
+    sample: UInt8[Tensor, "k 3 h w"]
+    sample_joints: Float[Tensor, "k d"]
+    sample_colors: Float[Tensor, "k 9"]
+
+    def write(self, path: Path) -> None:
+        write_tensors(path, self._asdict())
+
+    @classmethod
+    def read(cls, path: Path) -> "Material":
+        """Raises OSError or SafetensorError for a damaged file, TypeError for another one."""
+        return cls(**read_tensors(path))
+
+    def shown(self) -> UInt8[Tensor, "worlds s 3 h w"]:
+        """States to draw, in every world: from the middle of the policy's episodes and of those at random."""
+        count = self.twin.shape[1]
+        return self.twin[:, [count // 4, 3 * count // 4]]
+
+    def pose(self, joints: Float[Tensor, "m d"]) -> Float[np.ndarray, "m p"]:
+        """Joints as numbers without jumps: sine and cosine of those that turn."""
+        turning, rest = joints[:, self.turns], joints[:, ~self.turns]
+        return torch.cat([rest, turning.sin(), turning.cos()], dim=1).double().numpy()
+
+
+class AtRandom(Policy):
+    """Acts at random, uniformly."""
+
+    def __init__(self, policy: Policy, seed: int) -> None:
+        super().__init__(policy.agent, policy.config, policy.spec, policy.step)
+        self._rng = np.random.default_rng(seed)
+
+    def act(self, obs: UInt8[np.ndarray, "f c h w"], *, explore: bool = False) -> Float[np.ndarray, " a"]:
+        return self._rng.uniform(-1, 1, self.spec.action_dim).astype(np.float32)
+
+
+def collect(
+    policy: Policy, shifts: Sequence[str], *, frames: int, states: int, samples: int, seed: int, begin: Begin
+) -> Material:
+    """Half of the frames and of the states are those of the policy, which explores as in training, half those of random
+    actions.
+
+    shifts: the other worlds. frames: to learn from. states: of as many held-out episodes as there are twenties of them,
+    each in colours, before videos and by a camera of its own. samples: with every joint drawn by itself over the range
+    in which the policy moves it, and colours from all there are.
+    """
+    length = episode_steps(policy)
+    actors = (policy, AtRandom(policy, seed))
+    frame, joints, twin, twin_joints = [], [], [], []
+    half, episodes = -(-frames // 2), -(-states // (2 * _STATES))
+    torch.manual_seed(seed)
+    step = begin(f"{policy.config.env.task}: frames to learn from", 2 * (-(-half // length)) * length)
+    for kind, actor in enumerate(actors):
+        first = seed + kind * _KIND
+        seen = []
+        for state in twins(actor, ("train",), range(first, first - (-half // length)), explore=True):
+            turns = [joint.turns for joint in joints_of(state.env)]
+            seen.append((state.seen[0][-1], read_joints(state.env)))
+            step()
+        for image, values in seen[:half]:
+            frame.append(image)
+            joints.append(values)
+    step = begin(f"{policy.config.env.task}: states in {', '.join(shifts)}", 2 * episodes * length)
+    for kind, actor in enumerate(actors):
+        first = seed + _HELD_OUT + kind * _KIND
+        for _, episode in groupby(
+            twins(actor, ("train", *shifts), range(first, first + episodes), explore=True), key=lambda state: state.seed
+        ):
+            steps = []
+            for state in episode:
+                steps.append((np.stack([obs[-1] for obs in state.seen]), read_joints(state.env)))
+                step()
+            for t in np.linspace(0, len(steps) - 1, _STATES).round().astype(int):
+                twin.append(steps[t][0])
+                twin_joints.append(steps[t][1])
+    drawn = draw_samples(policy, samples, seed=seed, begin=begin)
+    return Material(
+        frame=torch.from_numpy(np.stack(frame)),
+        joints=_float(joints),
+        twin=torch.from_numpy(np.stack(twin, axis=1)),
+        twin_joints=_float(twin_joints),
+        turns=torch.tensor(turns),
+        sample=torch.from_numpy(drawn.frame),
+        sample_joints=_float(drawn.joints),
+        sample_colors=_float(drawn.nuisance),
+    )
+
+
+def _float(rows: Sequence[np.ndarray] | np.ndarray) -> Float[Tensor, "n d"]:
+    return torch.from_numpy(np.array(rows, dtype=np.float32))

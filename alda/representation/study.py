@@ -1,0 +1,260 @@
+"""`alda represent`: many autoencoders of the same frames, one process each, and what they make of other worlds."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import product
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any, NamedTuple, cast, get_args
+
+import torch
+from safetensors import SafetensorError
+
+from alda.agents.alda import ALDAConfig
+from alda.analysis.libraries import optional, sklearn
+from alda.analysis.look import Begin, progress
+from alda.config import check_device, differences
+from alda.envs import check_shift
+from alda.envs.pool import cause_of_death, count_cores
+from alda.envs.tasks import unknown
+from alda.errors import UserError, WorkerError
+from alda.files import write_json
+from alda.latents import LATENTS
+from alda.nets.conv import Norm
+from alda.policy import Policy, load
+from alda.process import exit_at_sigterm, only_one
+from alda.records import describe_machine
+from alda.representation.autoencoder import learn
+from alda.representation.material import Material, collect
+from alda.representation.numbers import measure
+from alda.representation.summary import SEEN, summarise, write_strip
+
+_LOOK = 0.2  # seconds between looks at processes that learn
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all autoencoders of a study have in common."""
+
+    shifts: tuple[str, ...]
+    frames: int
+    states: int
+    samples: int
+    updates: int
+    batch_size: int
+
+
+class Job(NamedTuple):
+    """One autoencoder."""
+
+    folder: Path  # of its task
+    latent: str
+    norm: str
+    seed: int
+
+    @property
+    def result(self) -> Path:
+        return self.folder / f"{self.latent}-{self.norm}" / f"s{self.seed}.json"
+
+    @property
+    def label(self) -> str:
+        """'walker_walk/associative-instance/s0'"""
+        return str(self.result.with_suffix("").relative_to(self.folder.parent))
+
+
+def represent(
+    runs: Sequence[Path],
+    *,
+    latents: Sequence[str],
+    norms: Sequence[str],
+    seeds: Sequence[int],
+    settings: Settings,
+    jobs: int | None,
+    device: str | None,
+    out: Path,
+) -> None:
+    """Makes the frames of each run's task, teaches and measures every autoencoder on them that is not there yet, and
+    sums up all that out holds.
+
+    Everything that is finished stays: the same command goes on after whatever stopped it, and others with more latent
+    models, norms or seeds add to it. jobs: autoencoders that learn at a time (None: one a core). Raises UserError for
+    what cannot work, and where out holds results of other settings; WorkerError where processes died.
+    """
+    _check(latents, norms, seeds, settings, jobs)
+    optional("matplotlib.figure", "plot")
+    sklearn()
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
+    policies = {}
+    for run in runs:
+        policy = load(run)
+        task = policy.config.env.task
+        for shift in settings.shifts:
+            check_shift(shift, task)
+        if task in policies:
+            raise UserError(f"one run a task is wanted, for its frames; there are two of {task}")
+        policies[task] = policy
+    out.mkdir(parents=True, exist_ok=True)
+    with only_one(out), exit_at_sigterm(), progress() as begin:
+        for task, policy in policies.items():
+            _make_material(out / task, policy, settings, begin)
+        wanted = [Job(out / task, *one) for task in policies for one in product(latents, norms, seeds)]
+        waiting = [job for job in sorted(wanted, key=lambda job: job.seed) if not _finished(job, settings)]
+        failed = _learn_all(waiting, settings, jobs or count_cores(), device, begin)
+    summarise(out)
+    if failed:
+        raise WorkerError(f"{'; '.join(failed)}; the same command tries again")
+
+
+def _check(
+    latents: Sequence[str], norms: Sequence[str], seeds: Sequence[int], settings: Settings, jobs: int | None
+) -> None:
+    for latent in latents:
+        if latent not in LATENTS:
+            raise UserError(unknown("latent model", latent, LATENTS))
+    for norm in norms:
+        if norm not in get_args(Norm):
+            raise UserError(unknown("normalisation", norm, dict.fromkeys(get_args(Norm))))
+    for flag, values in (("latents", latents), ("norms", norms), ("seeds", seeds), ("shifts", settings.shifts)):
+        if not values or len(set(values)) < len(values):
+            raise UserError(f"--{flag} must be one or more, each once, not {' '.join(map(str, values)) or 'none'}")
+    if min(seeds) < 0:
+        raise UserError(f"--seeds must not be negative, as {min(seeds)} is")
+    if jobs is not None and jobs < 1:
+        raise UserError(f"--jobs must be at least 1, not {jobs}")
+    for flag, least in (("frames", 100), ("states", 40), ("samples", 200), ("updates", 1), ("batch_size", 2)):
+        if getattr(settings, flag) < least:
+            raise UserError(f"--{flag.replace('_', '-')} must be at least {least}, not {getattr(settings, flag)}")
+
+
+def _make_material(folder: Path, policy: Policy, settings: Settings, begin: Begin) -> None:
+    """Leaves material that is there. Raises UserError where it is of other settings, or of another policy."""
+    described = {
+        "task": policy.config.env.task,
+        "method": policy.config.method,
+        "seed": policy.config.seed,
+        "step": policy.step,
+        "env": {name: value for name, value in vars(policy.config.env).items() if name != "task"},
+        "shifts": list(settings.shifts),
+        "frames": settings.frames,
+        "states": settings.states,
+        "samples": settings.samples,
+    }
+    file, about = folder / "material.safetensors", folder / "material.json"
+    if about.exists():
+        before = _read(about)
+        before.pop("machine", None)
+        if changed := differences(before, described):
+            raise UserError(f"{folder} is of other frames ({changed}); choose another --out, or delete it")
+        if file.exists():
+            return
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = {name: getattr(settings, name) for name in ("frames", "states", "samples")}
+    material = collect(policy, settings.shifts, **numbers, seed=0, begin=begin)
+    write_strip(folder / SEEN, material.shown().flatten(0, 1))
+    material.write(file)
+    write_json(about, described | {"machine": describe_machine("cpu")})
+
+
+def _finished(job: Job, settings: Settings) -> bool:
+    """Raises UserError where there is a result of other settings."""
+    if not job.result.exists():
+        return False
+    before = _read(job.result).get("settings", {})
+    if changed := differences(before, json.loads(json.dumps(asdict(settings)))):
+        raise UserError(f"{job.result} is of other settings ({changed}); choose another --out, or delete it")
+    return True
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+        if not isinstance(content, dict):
+            raise ValueError("it holds no table")
+    except ValueError as error:
+        raise UserError(f"{file} is damaged: {error}; delete it, and the same command makes it anew") from error
+    return content
+
+
+def _learn_all(waiting: Sequence[Job], settings: Settings, jobs: int, device: str, begin: Begin) -> list[str]:
+    """Returns what became of those that failed."""
+    if not waiting:
+        return []
+    step = begin(f"{len(waiting)} autoencoders, {jobs} at a time: updates", len(waiting) * settings.updates)
+    share = max(1, count_cores() // jobs)  # also of the last, so that going on changes no number
+    context = multiprocessing.get_context("spawn")
+    done, shown, failed = context.Value("l", 0), 0, []
+    running: dict[Job, SpawnProcess] = {}
+    queue = list(waiting)
+    with _threads(share) as threads:
+        try:
+            while queue or running:
+                while queue and len(running) < jobs:
+                    job = queue.pop(0)
+                    process = context.Process(target=_one, args=(job, settings, device, threads, done), daemon=True)
+                    process.start()
+                    running[job] = process
+                time.sleep(_LOOK)
+                while shown < done.value:
+                    shown += 1
+                    step()
+                for job, process in list(running.items()):
+                    if process.exitcode is not None:
+                        del running[job]
+                        if process.exitcode:
+                            failed.append(f"{job.label} failed, {cause_of_death(process.exitcode)}")
+        finally:
+            for process in running.values():
+                process.kill()
+    return failed
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[int]:
+    """Of processes that are started meanwhile, in every library."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, str(count)))
+    try:
+        yield count
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _one(job: Job, settings: Settings, device: str, threads: int, done: Any) -> None:
+    """A process: teaches and measures one autoencoder. Its result is written last, whole or not at all."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study ends it
+    torch.set_num_threads(threads)
+    file = job.folder / "material.safetensors"
+    try:
+        material = Material.read(file)
+    except (OSError, SafetensorError, TypeError) as error:
+        raise SystemExit(f"{file} is damaged: {error}; delete it, and the same command makes it anew") from error
+
+    def count() -> None:
+        with done.get_lock():
+            done.value += 1
+
+    config = ALDAConfig(batch_size=settings.batch_size, latent=job.latent, norm=cast(Norm, job.norm))
+    began = time.monotonic()
+    agent = learn(config, material.frame.to(device), updates=settings.updates, seed=job.seed, step=count)
+    seconds = time.monotonic() - began
+    agent = agent.cpu()  # numbers of all are made alike
+    numbers = measure(agent, material, settings.shifts, seed=job.seed)
+    job.result.parent.mkdir(parents=True, exist_ok=True)
+    decoded = agent.reconstruct(material.shown().flatten(0, 1)[:, None])
+    assert decoded is not None
+    write_strip(job.result.with_suffix(".png"), decoded)
+    subject = {"task": job.folder.name, "latent": job.latent, "norm": job.norm, "seed": job.seed}
+    made = {"settings": asdict(settings), "seconds": round(seconds, 1), "machine": describe_machine(device)}
+    write_json(job.result, subject | numbers | made)
