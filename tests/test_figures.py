@@ -308,6 +308,14 @@ def test_panels_show_the_table_and_published_ends_stand_at_the_right_edge():
     assert [text.get_text() for text in legend.get_texts()][:2] == ["ALDA (1 to 2)", "SVEA (1)"]
 
 
+def test_a_short_run_is_drawn_beside_the_first_published_return_on_the_way():
+    comparison = compare("5", [made(scores=(20, 60), every=10_000)])
+    marks = {("train", "walker_walk", "ALDA"): published("alda", "walker_walk", "train")}
+    lines = draw_curves(comparison, curve_table(comparison, marks)).axes[0].get_lines()
+    points = [(*map(float, line.get_xdata()), *map(float, line.get_ydata())) for line in lines]
+    assert [point for point in points if len(point) == 2] == [(1, 872), (50, 327)]
+
+
 def test_words_in_a_figure_stay_words_and_nothing_in_it_is_left_to_chance(drawn, tmp_path, capsys):
     out, runs = drawn
     svg = (out / "figure_5.svg").read_text()

@@ -147,8 +147,10 @@ def _draw_cell(axes: Any, curve: Curve, series: dict[str, list[dict[str, Any]]])
         axes.plot([1], [row["return"]], marker="D", markersize=5, markeredgecolor="white", markeredgewidth=0.6, **edge)
         if row["low"] is not None:
             axes.plot([1, 1], [row["low"], row["high"]], linewidth=1.2, **edge)
-    for row in series.get("published", []):
-        if row["step"] and row["step"] < PAPER_STEPS and row["step"] <= last:
+    on_the_way = [row for row in series.get("published", []) if row["step"] and row["step"] < PAPER_STEPS]
+    first = min((row["step"] for row in on_the_way), default=0)  # shown also to runs that are not there yet
+    for row in on_the_way:
+        if row["step"] <= max(last, first):
             axes.plot(row["step"] / 1000, row["return"], marker="D", markersize=4, color=curve.color, fillstyle="none")
 
 

@@ -1,0 +1,100 @@
+"""Does a run of ALDA learn what the paper's formulas say? Its updates, one by one, beside a second implementation's.
+
+Both begin with the run's weights and fresh optimisers, and learn from the same batches of the run's own replay. plain:
+in float64, where only rounding may differ. fast: as runs learn by default, in float32 and bfloat16.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from rich.progress import track
+from rich.table import Table
+
+from alda.agents import make_agent
+from alda.agents.alda import ALDAConfig
+from alda.checkpoint import load_checkpoint, load_weights
+from alda.config import load_config
+from alda.console import wide_console
+from alda.fast import accelerate
+from alda.records import load_spec
+from alda.replay import Replay
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from reference import Reference
+
+
+class SameBatch(Replay):
+    """The one batch that is asked for."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def sample(self, size):
+        return self.batch
+
+
+def main(run: Annotated[Path, tyro.conf.Positional], updates: int = 20) -> None:
+    """Prints the largest difference of every loss, and of the weights, over some updates.
+
+    run: directory of an ALDA run with a checkpoint, at the method's own sizes. updates: learning steps.
+    """
+    config, spec = load_config(run), load_spec(run)
+    assert isinstance(config.agent, ALDAConfig), f"{run} is not a run of ALDA"
+    torch.manual_seed(0)
+    agent = make_agent(config.agent, spec)
+    replay = Replay(spec, min(config.replay_capacity, config.steps), config.agent.discount)
+    load_checkpoint(run, agent, replay)
+    batches = [replay.sample(config.agent.batch_size) for _ in range(updates)]
+    table = Table(title=f"largest difference from a second implementation in {updates} updates of {run}")
+    table.add_column("")
+    for name in ("losses, relative", "loss that differs most", "weights, share of what they moved"):
+        table.add_column(name, justify="right")
+    for speed, dtype in (("plain", torch.float64), ("fast", torch.float32)):
+        table.add_row(f"{speed}, {dtype}", *compared(run, batches, speed, dtype))
+    wide_console().print(table)
+
+
+def compared(run, batches, speed, dtype):
+    config, spec = load_config(run), load_spec(run)
+    torch.set_default_dtype(dtype)
+    agent = make_agent(config.agent, spec)
+    load_weights(run, agent)
+    agent = accelerate(agent.to(dtype), speed)
+    reference = Reference(actions=spec.action_dim, beta=config.agent.beta)
+    reference.copy_from(agent)
+    reference.log_alpha.data.copy_(agent.log_temperature.data)
+    for name, part in reference.target_parts().items():
+        for theirs, ours in zip(part.parameters(), agent.get_submodule(name).parameters(), strict=True):
+            theirs.data.copy_(ours.data)
+    before = weights(reference)
+    worst, name_of_worst = 0.0, ""
+    for step, batch in enumerate(track(batches, f"{speed}: updates", console=wide_console())):
+        batch = typed(batch, dtype)
+        torch.manual_seed(step)
+        found = agent.update(SameBatch(batch), step)
+        torch.manual_seed(step)
+        for name, value in reference.update(*batch, step).items():
+            difference = abs(found[name].item() - value) / max(abs(value), 1e-3)
+            if difference > worst:
+                worst, name_of_worst = difference, f"{name} at update {step}"
+    mine = torch.cat(
+        [p.detach().flatten() for name in reference.parts() for p in agent.get_submodule(name).parameters()]
+    )
+    share = (mine - weights(reference)).norm() / (weights(reference) - before).norm()
+    torch.set_default_dtype(torch.float32)
+    return f"{worst:.1e}", name_of_worst, f"{share.item():.1e}"
+
+
+def weights(reference):
+    return torch.cat([p.detach().flatten() for part in reference.parts().values() for p in part.parameters()])
+
+
+def typed(batch, dtype):
+    return batch._replace(**{name: getattr(batch, name).to(dtype) for name in ("action", "reward", "discount")})
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)
