@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from jaxtyping import Float, UInt8
 from alda.agents.base import Agent
 from alda.envs.pool import LocalPool, Pool, Result
 from alda.errors import LearningError
+from alda.fast import one_thread
 from alda.records import World
 
 
@@ -166,23 +166,12 @@ class _Playing:
     def act(self, agent: Agent, obs: UInt8[np.ndarray, "f c h w"]) -> Float[np.ndarray, " a"]:
         device = next(agent.parameters()).device
         devices = [device] if device.type == "cuda" else []
-        with _one_thread(), torch.random.fork_rng(devices=devices):  # training's random numbers stay as they are
+        with one_thread(), torch.random.fork_rng(devices=devices):  # training's random numbers stay as they are
             torch.manual_seed(self.job.seed + self.episode.length)
             action, self.state = agent.act(torch.from_numpy(obs)[None].to(device), self.state, explore=False)
         if not action.isfinite().all():
             raise LearningError("the policy has diverged, its actions are not numbers", sound=False)
         return action[0].cpu().numpy()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """For one observation more threads do not help, and the environments need the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def episode_seeds(seed: int, stream: int, count: int) -> list[int]:

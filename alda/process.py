@@ -13,7 +13,7 @@ from alda.errors import UserError
 
 
 @contextmanager
-def only_one(run_dir: Path) -> Iterator[Callable[[], None]]:
+def only_one(run_dir: Path, busy: str = "is being trained by another process") -> Iterator[Callable[[], None]]:
     """Two processes on one run directory would spoil each other's records. Raises UserError where there is another.
 
     Yields a function that raises OSError if another process has taken the directory over: a file system on a network
@@ -24,7 +24,7 @@ def only_one(run_dir: Path) -> Iterator[Callable[[], None]]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{run_dir} is being trained by another process; wait for it, or stop it") from None
+            raise UserError(f"{run_dir} {busy}; wait for it, or stop it") from None
         lock.truncate(0)
         lock.write(mine)
         lock.flush()

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from alda.envs.dmc import DMCEnv
+from alda.fast import one_thread
 from alda.policy import Policy
 
 
@@ -33,7 +34,8 @@ def twins(policy: Policy, worlds: Sequence[str], seeds: Sequence[int], *, explor
             policy.reset()
             done = False
             while not done:
-                action = policy.act(seen[0], explore=explore)
+                with one_thread():
+                    action = policy.act(seen[0], explore=explore)
                 yield Twin(tuple(seen), action, envs[0], seed)
                 steps = [env.step(action) for env in envs]
                 seen = [obs for obs, *_ in steps]

@@ -1,6 +1,7 @@
 """Autoencoders alone: on codes that are known, on numbers with known answers, and as a study of real frames."""
 
 import json
+import shutil
 from itertools import product
 
 import numpy as np
@@ -49,12 +50,12 @@ def reading(latent):
 @pytest.fixture(scope="module")
 def known():
     """Codes in [-0.95, 0.95], of which the first four are the joints. Worlds: the same; the first four moved out of the
-    range by 1.2, to either side, where they belong to it; turned round."""
+    range by 1, on the side where they are; turned round."""
     generator = torch.Generator().manual_seed(0)
     learned, held_out = (torch.rand(n, 12, generator=generator) * 1.9 - 0.95 for n in (500, 200))
     held_out[:, :4] = torch.where(held_out[:, :4] > 0, 0.95, -0.95)
     out = held_out.clone()
-    out[:, :4] += 1.0 * held_out[:, :4].sign()
+    out[:, :4] += held_out[:, :4].sign()
     worlds = [held_out, held_out, out, -held_out]
     sample = torch.rand(400, 12, generator=generator) * 1.9 - 0.95
     return Material(
@@ -131,8 +132,8 @@ def test_information_of_codes_that_are_the_sources_and_of_noise():
 def test_intervals_are_students():
     found = estimate([1.0, 2.0, 3.0])
     assert (found.mean, found.half) == (2, pytest.approx(4.30265 / 3**0.5, rel=1e-5))
-    assert str(found) == "2.00 ± 2.48"
-    assert str(estimate([7.0])) == "7.0"
+    assert found.words(2) == "2.00 ± 2.48"
+    assert estimate([-0.001]).words(2) == "0.00"
 
 
 def test_contrasts_are_taken_seed_by_seed():
@@ -145,6 +146,9 @@ def test_contrasts_are_taken_seed_by_seed():
     assert found.values == [4.0 - 6.5]
     same = contrast(group, Contrast("", (left, "after"), (left, "before")), "w", "distance")
     assert same.values == [-8.0, -4.0]
+    assert same.words(1) == "-6.0 ± 25.4"  # 12.706 of Student's times 2
+    group[left][0] = result(None, 9.0)  # a code that is the same in all states has no distances
+    assert contrast(group, Contrast("", (left, "after"), (left, "before")), "w", "distance").values == [-4.0]
     assert contrast({left: group[left]}, Contrast("", (left, "after"), (right, "after")), "w", "distance") is None
     assert len({which.name for which in CONTRASTS}) == len(CONTRASTS)
 
@@ -224,12 +228,14 @@ def test_the_material_shows_the_same_states_in_both_worlds(studied):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("--updates 5", "settings (updates: 4 -> 5"),
+        ("--updates 5", "settings (settings.updates: 4 -> 5"),
         ("--samples 300", "frames (samples: 200 -> 300"),
         ("--latents nonesuch", "unknown latent model 'nonesuch'"),
         ("--norms instanc", "did you mean 'instance'?"),
         ("--seeds 0 0", "--seeds must be one or more, each once, not 0 0"),
-        ("--seeds -1", "--seeds must not be negative"),
+        ("--updates 5 --latents fsq", "settings (settings.updates: 4 -> 5"),  # of which there is none yet
+        ("--seeds -1", "--seeds must be from 0 to 2^32 - 1, not -1"),
+        ("--states 50", "--states must be a multiple of 40"),
         ("--shifts nonesuch", "unknown shift 'nonesuch'"),
         ("--batch-size 1", "--batch-size must be at least 2"),
         ("--jobs 0", "--jobs must be at least 1"),
@@ -242,6 +248,35 @@ def test_what_cannot_work_is_refused_and_nothing_is_lost(studied, change, messag
     assert result.returncode == 2
     assert message in " ".join(result.stderr.split())
     assert {file: file.read_bytes() for file in out.rglob("*.json")} == before
+
+
+def test_results_on_frames_of_another_policy_are_refused(studied, tmp_path):
+    out, words, _ = studied
+    copy = tmp_path / "out"
+    shutil.copytree(out, copy)
+    file = next(copy.glob("*/*/s0.json"))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "policy": "another"}))
+    result = run(*[copy if word == out else word for word in words])
+    assert result.returncode == 2
+    assert "(policy: another -> " in " ".join(result.stderr.split())
+
+
+@pytest.mark.slow
+def test_autoencoders_that_fail_are_named(studied, tmp_path):
+    out, words, _ = studied
+    copy = tmp_path / "out"
+    shutil.copytree(out, copy, ignore=shutil.ignore_patterns("*-instance"))
+    (copy / "cartpole_balance" / "material.safetensors").write_bytes(b"\x80\x04damaged")
+    result = run(*[copy if word == out else word for word in words], "--latents", "identity")
+    assert result.returncode == 1
+    assert "cartpole_balance/identity-instance/s0 failed" in " ".join(result.stderr.split())
+
+
+def test_a_study_needs_a_run(tmp_path):
+    result = run("represent", "--out", tmp_path / "out")
+    assert result.returncode == 2
+    assert "name at least one run directory" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_damaged_result_is_named(studied, tmp_path):

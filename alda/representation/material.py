@@ -23,7 +23,7 @@ from alda.policy import Policy
 from alda.twins import twins
 
 _HELD_OUT = 10_000  # seeds of held-out episodes begin here
-_STATES = 20  # of a held-out episode, evenly spread
+STATES = 20  # of a held-out episode, evenly spread
 _KIND = 1_000  # and those of random actions so much later than the policy's
 
 
@@ -82,7 +82,7 @@ def collect(
     length = episode_steps(policy)
     actors = (policy, AtRandom(policy, seed))
     frame, joints, twin, twin_joints = [], [], [], []
-    half, episodes = -(-frames // 2), -(-states // (2 * _STATES))
+    half, episodes = -(-frames // 2), -(-states // (2 * STATES))
     torch.manual_seed(seed)
     step = begin(f"{policy.config.env.task}: frames to learn from", 2 * (-(-half // length)) * length)
     for kind, actor in enumerate(actors):
@@ -105,7 +105,7 @@ def collect(
             for state in episode:
                 steps.append((np.stack([obs[-1] for obs in state.seen]), read_joints(state.env)))
                 step()
-            for t in np.linspace(0, len(steps) - 1, _STATES).round().astype(int):
+            for t in np.linspace(0, len(steps) - 1, STATES).round().astype(int):
                 twin.append(steps[t][0])
                 twin_joints.append(steps[t][1])
     drawn = draw_samples(policy, samples, seed=seed, begin=begin)

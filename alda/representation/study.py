@@ -1,5 +1,6 @@
 """`alda represent`: many autoencoders of the same frames, one process each, and what they make of other worlds."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -11,12 +12,13 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple, cast, get_args
 
 import torch
 from safetensors import SafetensorError
 
-from alda.agents.alda import ALDAConfig
+from alda.agents.alda import ALDA, ALDAConfig
 from alda.analysis.libraries import optional, sklearn
 from alda.analysis.look import Begin, progress
 from alda.config import check_device, differences
@@ -24,6 +26,7 @@ from alda.envs import check_shift
 from alda.envs.pool import cause_of_death, count_cores
 from alda.envs.tasks import unknown
 from alda.errors import UserError, WorkerError
+from alda.fast import accelerate
 from alda.files import write_json
 from alda.latents import LATENTS
 from alda.nets.conv import Norm
@@ -31,9 +34,10 @@ from alda.policy import Policy, load
 from alda.process import exit_at_sigterm, only_one
 from alda.records import describe_machine
 from alda.representation.autoencoder import learn
-from alda.representation.material import Material, collect
+from alda.representation.material import STATES, Material, collect
 from alda.representation.numbers import measure
 from alda.representation.summary import SEEN, summarise, write_strip
+from alda.types import EnvSpec
 
 _LOOK = 0.2  # seconds between looks at processes that learn
 
@@ -87,6 +91,8 @@ def represent(
     what cannot work, and where out holds results of other settings; WorkerError where processes died.
     """
     _check(latents, norms, seeds, settings, jobs)
+    if not runs:
+        raise UserError("name at least one run directory, whose policy visits the states")
     optional("matplotlib.figure", "plot")
     sklearn()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -101,13 +107,16 @@ def represent(
             raise UserError(f"one run a task is wanted, for its frames; there are two of {task}")
         policies[task] = policy
     out.mkdir(parents=True, exist_ok=True)
-    with only_one(out), exit_at_sigterm(), progress() as begin:
+    with only_one(out, "is being filled by another process"), exit_at_sigterm(), progress() as begin:
+        for task, policy in policies.items():
+            _check_results(out / task, settings, _digest(policy))
         for task, policy in policies.items():
             _make_material(out / task, policy, settings, begin)
         wanted = [Job(out / task, *one) for task in policies for one in product(latents, norms, seeds)]
-        waiting = [job for job in sorted(wanted, key=lambda job: job.seed) if not _finished(job, settings)]
+        waiting = [job for job in sorted(wanted, key=lambda job: job.seed) if not job.result.exists()]
         failed = _learn_all(waiting, settings, jobs or count_cores(), device, begin)
-    summarise(out)
+        if len(failed) < len(waiting) or not waiting:
+            summarise(out)
     if failed:
         raise WorkerError(f"{'; '.join(failed)}; the same command tries again")
 
@@ -124,11 +133,16 @@ def _check(
     for flag, values in (("latents", latents), ("norms", norms), ("seeds", seeds), ("shifts", settings.shifts)):
         if not values or len(set(values)) < len(values):
             raise UserError(f"--{flag} must be one or more, each once, not {' '.join(map(str, values)) or 'none'}")
-    if min(seeds) < 0:
-        raise UserError(f"--seeds must not be negative, as {min(seeds)} is")
+    for seed in seeds:
+        if not 0 <= seed < 2**32:
+            raise UserError(f"--seeds must be from 0 to 2^32 - 1, not {seed}")
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs must be at least 1, not {jobs}")
-    for flag, least in (("frames", 100), ("states", 40), ("samples", 200), ("updates", 1), ("batch_size", 2)):
+    if settings.states % (2 * STATES):
+        raise UserError(
+            f"--states must be a multiple of {2 * STATES}, as many of an episode of each kind, not {settings.states}"
+        )
+    for flag, least in (("frames", 100), ("states", 2 * STATES), ("samples", 200), ("updates", 1), ("batch_size", 2)):
         if getattr(settings, flag) < least:
             raise UserError(f"--{flag.replace('_', '-')} must be at least {least}, not {getattr(settings, flag)}")
 
@@ -140,6 +154,7 @@ def _make_material(folder: Path, policy: Policy, settings: Settings, begin: Begi
         "method": policy.config.method,
         "seed": policy.config.seed,
         "step": policy.step,
+        "policy": _digest(policy),
         "env": {name: value for name, value in vars(policy.config.env).items() if name != "task"},
         "shifts": list(settings.shifts),
         "frames": settings.frames,
@@ -162,14 +177,22 @@ def _make_material(folder: Path, policy: Policy, settings: Settings, begin: Begi
     write_json(about, described | {"machine": describe_machine("cpu")})
 
 
-def _finished(job: Job, settings: Settings) -> bool:
-    """Raises UserError where there is a result of other settings."""
-    if not job.result.exists():
-        return False
-    before = _read(job.result).get("settings", {})
-    if changed := differences(before, json.loads(json.dumps(asdict(settings)))):
-        raise UserError(f"{job.result} is of other settings ({changed}); choose another --out, or delete it")
-    return True
+def _check_results(folder: Path, settings: Settings, policy: str) -> None:
+    """Raises UserError where there are results of other settings, or on frames of another policy."""
+    wanted = {"settings": json.loads(json.dumps(asdict(settings))), "policy": policy}
+    for file in sorted(folder.glob("*-*/s*.json")):
+        before = _read(file)
+        if changed := differences({name: before.get(name, {}) for name in wanted}, wanted):
+            raise UserError(f"{file} is of other settings ({changed}); choose another --out, or delete {folder}")
+
+
+def _digest(policy: Policy) -> str:
+    """Of the weights that visit the states."""
+    digest = hashlib.sha256()
+    for name, tensor in policy.agent.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -234,6 +257,7 @@ def _threads(count: int) -> Iterator[int]:
 def _one(job: Job, settings: Settings, device: str, threads: int, done: Any) -> None:
     """A process: teaches and measures one autoencoder. Its result is written last, whole or not at all."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study ends it
+    Thread(target=_end_with_the_study, daemon=True).start()
     torch.set_num_threads(threads)
     file = job.folder / "material.safetensors"
     try:
@@ -249,12 +273,29 @@ def _one(job: Job, settings: Settings, device: str, threads: int, done: Any) -> 
     began = time.monotonic()
     agent = learn(config, material.frame.to(device), updates=settings.updates, seed=job.seed, step=count)
     seconds = time.monotonic() - began
-    agent = agent.cpu()  # numbers of all are made alike
+    agent = _as_on_a_cpu(agent, material.frame.shape[-1])  # numbers of all are made alike, wherever they learned
     numbers = measure(agent, material, settings.shifts, seed=job.seed)
     job.result.parent.mkdir(parents=True, exist_ok=True)
     decoded = agent.reconstruct(material.shown().flatten(0, 1)[:, None])
     assert decoded is not None
     write_strip(job.result.with_suffix(".png"), decoded)
     subject = {"task": job.folder.name, "latent": job.latent, "norm": job.norm, "seed": job.seed}
+    subject["policy"] = _read(job.folder / "material.json")["policy"]
     made = {"settings": asdict(settings), "seconds": round(seconds, 1), "machine": describe_machine(device)}
     write_json(job.result, subject | numbers | made)
+
+
+def _as_on_a_cpu(agent: ALDA, image_size: int) -> ALDA:
+    """The same weights, computing as agents do on a CPU."""
+    there = ALDA(agent.config, EnvSpec(frames=1, image_size=image_size, action_dim=1))
+    there.load_state_dict(agent.state_dict())
+    accelerate(there, "fast")
+    return there
+
+
+def _end_with_the_study() -> None:
+    """Waits for the process that started this one, which may be killed, to end."""
+    study = multiprocessing.parent_process()
+    assert study is not None
+    study.join()
+    os._exit(1)

@@ -18,8 +18,9 @@ from alda.pictures import sheet
 
 SEEN = "seen.png"  # in a task's folder: the states that are drawn, as they are
 WHENS = ("before", "clamped", "after")
+NORMS = ("instance", "layer", "none")
+LATENTS = ("associative", "quantized", "fsq", "clamp", "identity", "bio")  # in this order; others come last
 _COLOURS = {"before": "tab:red", "clamped": "tab:orange", "after": "tab:green"}
-_SIZE = 64  # of a tile in pictures
 Result = dict[str, Any]  # as study._one writes it
 Variant = tuple[str, str]  # latent model, normalisation
 
@@ -31,9 +32,9 @@ class Estimate(NamedTuple):
     half: float | None
     values: list[float]
 
-    def __str__(self) -> str:
-        digits = 1 if abs(self.mean) >= 5 else 2
-        return f"{self.mean:.{digits}f}" + ("" if self.half is None else f" ± {self.half:.{digits}f}")
+    def words(self, digits: int) -> str:
+        """'0.52 ± 0.03'"""
+        return " ± ".join(_number(value, digits) for value in (self.mean, self.half) if value is not None)
 
 
 class Contrast(NamedTuple):
@@ -45,17 +46,20 @@ class Contrast(NamedTuple):
 
 
 def _contrasts() -> Iterator[Contrast]:
-    def of(latent: str, when: str = "after", norm: str = "instance") -> tuple[Variant, str]:
+    def of(latent: str, when: str, norm: str = "instance") -> tuple[Variant, str]:
         return (latent, norm), when
 
-    yield Contrast("clamping what the same encoder gives", of("associative", "clamped"), of("associative", "before"))
-    yield Contrast("retrieval beyond clamping, same encoder", of("associative"), of("associative", "clamped"))
-    for latent in ("associative", "quantized", "fsq", "clamp", "bio"):
-        yield Contrast(f"learned with {latent}, against identity", of(latent), of("identity"))
-    yield Contrast("learned with associative, against clamp", of("associative"), of("clamp"))
-    for latent in ("associative", "identity"):
-        for norm in ("layer", "none"):
-            yield Contrast(f"instance norm, against {norm} ({latent})", of(latent), of(latent, norm=norm))
+    for norm in NORMS:
+        encoded, clamped, retrieved = (of("associative", when, norm) for when in WHENS)
+        yield Contrast(f"same encoder ({norm}): clamped, against as encoded", clamped, encoded)
+        yield Contrast(f"same encoder ({norm}): retrieved, against clamped", retrieved, clamped)
+    pairs = [(latent, "identity") for latent in ("associative", "quantized", "fsq", "clamp", "bio")]
+    for left, right in (*pairs, ("associative", "clamp")):
+        yield Contrast(f"encoder learned with {left}, against {right}", of(left, "before"), of(right, "before"))
+        yield Contrast(f"all together: {left}, against {right}", of(left, "after"), of(right, "after"))
+    for latent, norm in product(("associative", "identity"), NORMS[1:]):
+        name = f"encoder with {NORMS[0]} norm, against {norm} ({latent})"
+        yield Contrast(name, of(latent, "before"), of(latent, "before", norm))
 
 
 CONTRASTS = tuple(_contrasts())
@@ -72,16 +76,19 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def contrast(group: dict[Variant, dict[int, Result]], which: Contrast, shift: str, what: str) -> Estimate | None:
-    """Left less right in one world, seed by seed; None where they have no seed in common. what: distance or pose."""
+    """Left less right in one world, seed by seed; None where they have no seed in common. what: distance or pose.
+
+    A seed whose code is the same in all states has no distances, and is left out.
+    """
     (left, left_when), (right, right_when) = which.left, which.right
+
+    def read(variant: Variant, when: str, seed: int) -> float | None:
+        return group[variant][seed]["worlds"][shift][what].get(when)
+
     seeds = sorted(set(group.get(left, {})) & set(group.get(right, {})))
-    if not seeds:
-        return None
-
-    def read(variant: Variant, when: str, seed: int) -> float:
-        return group[variant][seed]["worlds"][shift][what][when]
-
-    return estimate([read(left, left_when, seed) - read(right, right_when, seed) for seed in seeds])
+    both = [(read(left, left_when, seed), read(right, right_when, seed)) for seed in seeds]
+    found = [mine - other for mine, other in both if mine is not None and other is not None]
+    return estimate(found) if found else None
 
 
 def read_results(out: Path) -> dict[str, dict[Variant, dict[int, Result]]]:
@@ -128,60 +135,73 @@ def _rows(group: dict[Variant, dict[int, Result]]) -> Iterator[dict[str, Any]]:
 
 def _tables(task: str, group: dict[Variant, dict[int, Result]]) -> Iterator[str]:
     shifts = list(_first(group)["worlds"])
-    seeds = sorted({seed for by_seed in group.values() for seed in by_seed})
     yield f"## {task}"
     yield ""
-    yield f"Means over seeds {', '.join(map(str, seeds))} and their 95 % intervals by Student's t."
-    yield ""
-    columns: dict[str, Callable[[Result], float]] = {
-        "PSNR, dB": lambda result: result["psnr"],
-        "pose": lambda result: result["pose"]["after"],
-        "InfoM": lambda result: result["information"]["infom"],
-        "InfoC": lambda result: result["information"]["infoc"],
-        "InfoE": lambda result: result["information"]["infoe"],
-        "of a joint": lambda result: result["information"]["joints"],
-        "of a colour": lambda result: result["information"]["colors"],
-        "T1": lambda result: result["theorem1"]["t1_excess"],
-        "latents that mix": lambda result: float(result["theorem1"]["rejected"]),
-    }
-    yield f"| plain task | {' | '.join(columns)} |"
-    yield "|---|" + "---:|" * len(columns)
-    for variant, by_seed in group.items():
-        cells = [str(estimate([read(result) for result in by_seed.values()])) for read in columns.values()]
-        yield f"| {_name(variant)} | {' | '.join(cells)} |"
+    yield "Means over seeds and their 95 % intervals by Student's t; docs/representation.md says what the columns are."
+    heads = ["seeds", "PSNR, dB", *(f"pose {when}" for when in WHENS), "outside"]
+    yield from _table(
+        ["plain task", *heads],
+        group,
+        lambda results: [
+            str(len(results)),
+            _cell([result["psnr"] for result in results]),
+            *(_cell([result["pose"].get(when) for result in results]) for when in WHENS),
+            _cell([result["outside"] for result in results]),
+        ],
+    )
     for shift in shifts:
-        yield ""
         heads = [f"{what} {when}" for what in ("distance", "pose") for when in WHENS]
         heads += ["PSNR before", "PSNR after", "outside", "same value"]
-        yield f"| {shift} | {' | '.join(heads)} |"
-        yield "|---|" + "---:|" * len(heads)
-        for variant, by_seed in group.items():
-            worlds = [result["worlds"][shift] for result in by_seed.values()]
-            cells = [
-                _cell([world[what].get(when) for world in worlds]) for what in ("distance", "pose") for when in WHENS
-            ]
-            cells += [_cell([world["psnr"][when] for world in worlds]) for when in ("before", "after")]
-            cells += [_cell([world[name] for world in worlds]) for name in ("outside", "same_value")]
-            yield f"| {_name(variant)} | {' | '.join(cells)} |"
-    rows = []
-    for which in CONTRASTS:
-        cells = []
-        for shift, what in product(shifts, ("distance", "pose")):
-            found = contrast(group, which, shift, what)
-            cells.append("" if found is None else str(found))
-        if any(cells):
-            rows.append(f"| {which.name} | {' | '.join(cells)} |")
+
+        def row(results: list[Result], shift: str = shift) -> list[str]:
+            worlds = [result["worlds"][shift] for result in results]
+            pairs = [*product(("distance", "pose"), WHENS), ("psnr", "before"), ("psnr", "after")]
+            cells = [_cell([world[what].get(when) for world in worlds]) for what, when in pairs]
+            return cells + [_cell([world[name] for world in worlds]) for name in ("outside", "same_value")]
+
+        yield from _table([shift, *heads], group, row)
+    heads = ["InfoM", "InfoC", "InfoE", "of a joint", "of a colour", "T1", "largest T1", "latents that mix"]
+    names = [("information", name) for name in ("infom", "infoc", "infoe", "joints", "colors")]
+    names += [("theorem1", name) for name in ("t1_excess", "t1_excess_largest", "rejected")]
+    yield from _table(
+        ["independent joints and colours", *heads],
+        group,
+        lambda results: [_cell([result[part][name] for result in results]) for part, name in names],
+    )
+    places = list(product(shifts, ("distance", "pose")))
+    differences = {which.name: [contrast(group, which, *place) for place in places] for which in CONTRASTS}
+    rows = {name: found for name, found in differences.items() if any(found)}
     if rows:
-        heads = [f"{what}, {shift}" for shift in shifts for what in ("distance", "pose")]
         yield ""
-        yield f"| difference, seed by seed | {' | '.join(heads)} |"
-        yield "|---|" + "---:|" * len(heads)
-        yield from rows
+        yield f"| difference, seed by seed | {' | '.join(f'{what}, {shift}' for shift, what in places)} | seeds |"
+        yield "|---|" + "---:|" * (len(places) + 1)
+        for name, found in rows.items():
+            cells = ["" if one is None else one.words(3) for one in found]
+            yield f"| {name} | {' | '.join(cells)} | {max(len(one.values) for one in found if one)} |"
+
+
+def _table(
+    heads: Sequence[str], group: dict[Variant, dict[int, Result]], row: Callable[[list[Result]], list[str]]
+) -> Iterator[str]:
+    """A row for each variant, from the results of its seeds."""
+    yield ""
+    yield f"| {' | '.join(heads)} |"
+    yield "|---|" + "---:|" * (len(heads) - 1)
+    for variant, by_seed in group.items():
+        yield f"| {_name(variant)} | {' | '.join(row(list(by_seed.values())))} |"
 
 
 def _cell(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
-    return str(estimate(known)) if known else ""
+    if not known:
+        return ""
+    found = estimate(known)
+    return found.words(1 if abs(found.mean) >= 5 else 2)
+
+
+def _number(value: float, digits: int) -> str:
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
 
 
 def _draw(file: Path, task: str, group: dict[Variant, dict[int, Result]]) -> None:
@@ -193,8 +213,9 @@ def _draw(file: Path, task: str, group: dict[Variant, dict[int, Result]]) -> Non
         for axes, what in zip(panels[row], ("distance", "pose"), strict=True):
             for offset, when in zip((-0.27, 0.0, 0.27), WHENS, strict=True):
                 for place, by_seed in enumerate(group.values()):
-                    values = [result["worlds"][shift][what].get(when) for result in by_seed.values()]
-                    if None in values:
+                    read = [result["worlds"][shift][what].get(when) for result in by_seed.values()]
+                    values = [value for value in read if value is not None]
+                    if not values:
                         continue
                     label = f"{when} retrieval" if when != "clamped" else "clamped only"
                     known = axes.get_legend_handles_labels()[1]
@@ -255,10 +276,8 @@ def _first(group: dict[Variant, dict[int, Result]]) -> Result:
 
 
 def _order(variant: Variant) -> tuple[int, int]:
-    latents = ("associative", "quantized", "fsq", "clamp", "identity", "bio")
-    norms = ("instance", "layer", "none")
     latent, norm = variant
-    return norms.index(norm), latents.index(latent) if latent in latents else len(latents)
+    return NORMS.index(norm), LATENTS.index(latent) if latent in LATENTS else len(LATENTS)
 
 
 def _name(variant: Variant, between: str = ", ") -> str:
