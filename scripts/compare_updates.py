@@ -37,12 +37,14 @@ class SameBatch(Replay):
 
 
 def main(run: Annotated[Path, tyro.conf.Positional], updates: int = 20) -> None:
-    """Prints the largest difference of every loss, and of the weights, over some updates.
+    """Prints the largest difference of any loss, and of all weights that learn by gradient, over some updates.
 
-    run: directory of an ALDA run with a checkpoint, at the method's own sizes. updates: learning steps.
+    run: directory of a run with a checkpoint, of ALDA as released but for batch size and beta. updates: learning steps.
     """
     config, spec = load_config(run), load_spec(run)
-    assert isinstance(config.agent, ALDAConfig), f"{run} is not a run of ALDA"
+    known = isinstance(config.agent, ALDAConfig) and (spec.frames, spec.image_size) == (3, 64)
+    if not known or config.agent != ALDAConfig(batch_size=config.agent.batch_size, beta=config.agent.beta):
+        sys.exit(f"{run}: the second implementation knows ALDA's own settings, 3 frames of 64x64, and no others")
     torch.manual_seed(0)
     agent = make_agent(config.agent, spec)
     replay = Replay(spec, min(config.replay_capacity, config.steps), config.agent.discount)

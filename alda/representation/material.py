@@ -48,7 +48,7 @@ class Material(NamedTuple):
         return cls(**read_tensors(path))
 
     def shown(self) -> UInt8[Tensor, "worlds s 3 h w"]:
-        """States to draw, in every world: from the middle of the policy's episodes and of those at random."""
+        """States to draw, in every world: of the policy, and at random; first ones of an episode if there are many."""
         count = self.twin.shape[1]
         return self.twin[:, [count // 4, 3 * count // 4]]
 
