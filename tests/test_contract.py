@@ -173,20 +173,35 @@ def test_a_loaded_agent_continues_bit_for_bit(name, speed, replay):
         assert torch.equal(value, loaded.state_dict()[key]), key
 
 
+def metrics_of(name, speed, replay, updates):
+    agent = make(name, speed)
+    torch.manual_seed(1)
+    return [agent.update(replay, step) for step in range(updates)]
+
+
+def assert_close(fast, plain, *, rel, abs):
+    for key in plain:
+        if "retrieval" not in key and "commitment" not in key and "quantization" not in key:
+            assert fast[key].item() == pytest.approx(plain[key].item(), rel=rel, abs=abs), key
+
+
 @pytest.mark.parametrize("name", AGENTS)
-def test_fast_is_close_to_plain(name, replay):
-    """bfloat16 keeps eight bits: losses agree to a few percent after a few updates from equal weights."""
-    low = alda.fast.has_bfloat16("cpu")
-    results = []
-    for speed in SPEEDS:
-        agent = make(name, speed)
-        torch.manual_seed(1)
-        results.append([agent.update(replay, step) for step in range(3)])
-    for plain, fast in zip(*results, strict=True):
-        for key in plain:
-            if "retrieval" not in key and "commitment" not in key and "quantization" not in key:
-                expected = pytest.approx(plain[key].item(), rel=0.1 if low else 1e-3, abs=0.05 if low else 1e-4)
-                assert fast[key].item() == expected, key
+def test_fast_is_plain_but_for_its_precision(name, replay, monkeypatch):
+    monkeypatch.setattr(alda.fast, "has_bfloat16", lambda device: False)
+    plain, fast = (metrics_of(name, speed, replay, updates=3) for speed in SPEEDS)
+    for expected, found in zip(plain, fast, strict=True):
+        assert_close(found, expected, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_low_precision_is_close(name, replay):
+    """bfloat16 keeps eight bits. Looked at before any weight has moved: Adam's first step is one of signs, and on
+    frames of noise rounding turns many of them."""
+    (plain,), (fast,) = (metrics_of(name, speed, replay, updates=1) for speed in SPEEDS)
+    group = next(iter(plain)).split("/")[0]  # of the first loss
+    first = {key: value for key, value in plain.items() if key.startswith(f"{group}/")}
+    assert len(first) > 1
+    assert_close(fast, first, rel=0.1, abs=0.05)
 
 
 def test_only_image_layers_run_at_low_precision(replay):

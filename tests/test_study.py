@@ -191,7 +191,7 @@ def test_runs_that_would_share_a_directory_are_refused(tmp_path):
     [
         pytest.param(file, id=file.stem, marks=[] if file.stem in ("main", "fig12") else pytest.mark.slow)
         for file in EXPERIMENTS
-        if file.stem != "quick"
+        if file.stem not in ("pilot", "quick")
     ],
 )
 def test_a_figure_has_all_its_curves_from_its_study(tmp_path, file):
@@ -212,8 +212,8 @@ def test_a_figure_has_all_its_curves_from_its_study(tmp_path, file):
     assert len(figure.cells) == len(runs) * 3
 
 
-def test_there_is_a_study_for_every_figure_and_a_quick_one():
-    assert {file.stem for file in EXPERIMENTS} == {"main", "quick"} | {f"fig{n}" for n in FIGURES if n != "5"}
+def test_there_is_a_study_for_every_figure_and_two_small_ones():
+    assert {file.stem for file in EXPERIMENTS} == {"main", "pilot", "quick"} | {f"fig{n}" for n in FIGURES if n != "5"}
     main = tomllib.loads(next(file for file in EXPERIMENTS if file.stem == "main").read_text())
     assert (main["tasks"], main["seeds"]) == (list(TASKS), [0, 1, 2, 3, 4])
 

@@ -191,8 +191,8 @@ def _table(
         yield f"| {_name(variant)} | {' | '.join(row(list(by_seed.values())))} |"
 
 
-def _cell(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
+def _cell(values: Sequence[float | int | None]) -> str:
+    known = [float(value) for value in values if value is not None]
     if not known:
         return ""
     found = estimate(known)
