@@ -39,6 +39,7 @@ def record(tmp_path_factory):
     return written
 
 
+@pytest.mark.slow
 def test_the_record_has_everything_that_was_promised(record):
     assert record["task"] == "cartpole_balance"
     assert record["machine"]["versions"]["torch"]
@@ -62,6 +63,7 @@ def test_the_record_has_everything_that_was_promised(record):
     assert pair["fast"]["memory"]["workers"] > 50e6
 
 
+@pytest.mark.slow
 def test_rates_and_ratios_are_what_the_blocks_say(record):
     pair = record["methods"]["small"]
     for what in ("updates", "environment", "training"):

@@ -70,7 +70,9 @@ def known():
     )
 
 
-@pytest.mark.parametrize("latent", ["associative", "clamp", "identity"])
+@pytest.mark.parametrize(
+    "latent", ["associative", *(pytest.param(name, marks=pytest.mark.slow) for name in ("clamp", "identity"))]
+)
 def test_known_codes_get_known_numbers(known, latent):
     found = measure(reading(latent), known, ["same", "out", "turned"], seed=0)
     same, out, turned = (found["worlds"][name] for name in ("same", "out", "turned"))
@@ -153,7 +155,7 @@ def test_contrasts_are_taken_seed_by_seed():
     assert len({which.name for which in CONTRASTS}) == len(CONTRASTS)
 
 
-@pytest.mark.parametrize("latent", ["associative", "identity"])
+@pytest.mark.parametrize("latent", ["associative", pytest.param("identity", marks=pytest.mark.slow)])
 def test_an_autoencoder_alone_learns_and_repeats_itself(latent):
     generator = torch.Generator().manual_seed(1)
     frame = torch.zeros(60, 3, SIDE, SIDE, dtype=torch.uint8)
@@ -229,7 +231,7 @@ def test_the_material_shows_the_same_states_in_both_worlds(studied):
     ("change", "message"),
     [
         ("--updates 5", "settings (settings.updates: 4 -> 5"),
-        ("--samples 300", "frames (samples: 200 -> 300"),
+        ("--samples 300", "settings (settings.samples: 200 -> 300"),
         ("--latents nonesuch", "unknown latent model 'nonesuch'"),
         ("--norms instanc", "did you mean 'instance'?"),
         ("--seeds 0 0", "--seeds must be one or more, each once, not 0 0"),
