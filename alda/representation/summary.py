@@ -54,9 +54,10 @@ def _contrasts() -> Iterator[Contrast]:
         yield Contrast(f"same encoder ({norm}): clamped, against as encoded", clamped, encoded)
         yield Contrast(f"same encoder ({norm}): retrieved, against clamped", retrieved, clamped)
     pairs = [(latent, "identity") for latent in ("associative", "quantized", "fsq", "clamp", "bio")]
-    for left, right in (*pairs, ("associative", "clamp")):
-        yield Contrast(f"encoder learned with {left}, against {right}", of(left, "before"), of(right, "before"))
-        yield Contrast(f"all together: {left}, against {right}", of(left, "after"), of(right, "after"))
+    for norm, (left, right) in product(NORMS, (*pairs, ("associative", "clamp"))):
+        name = f"{left}, against {right} ({norm})"
+        yield Contrast(f"encoder learned with {name}", of(left, "before", norm), of(right, "before", norm))
+        yield Contrast(f"all together: {name}", of(left, "after", norm), of(right, "after", norm))
     for latent, norm in product(("associative", "identity"), NORMS[1:]):
         name = f"encoder with {NORMS[0]} norm, against {norm} ({latent})"
         yield Contrast(name, of(latent, "before"), of(latent, "before", norm))
@@ -207,7 +208,7 @@ def _number(value: float, digits: int) -> str:
 def _draw(file: Path, task: str, group: dict[Variant, dict[int, Result]]) -> None:
     """Distance and pose in every world: a bar is a mean over seeds, a dot a seed."""
     shifts = list(_first(group)["worlds"])
-    figure = new_figure(4 + 1.0 * len(group), 3.2 * len(shifts) + 0.8)
+    figure = new_figure(4 + 1.3 * len(group), 3.2 * len(shifts) + 0.8)
     panels = figure.subplots(len(shifts), 2, squeeze=False, sharex=True)
     for row, shift in enumerate(shifts):
         for axes, what in zip(panels[row], ("distance", "pose"), strict=True):
