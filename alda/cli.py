@@ -176,7 +176,7 @@ def represent(words: list[str]) -> None:
         frames: int = 10_000
         """Frames to learn from."""
         states: int = 400
-        """Held-out states, 20 of each episode, that are seen in every world."""
+        """Held-out states, 20 of each episode, that are seen in every world; a multiple of 40."""
         samples: int = 3_000
         """Frames with independent joints and colours, for InfoMEC and Theorem 1."""
         updates: int = 5_000
