@@ -6,6 +6,7 @@ in float64, where only rounding may differ. fast: as runs learn by default, in f
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated
 
 import torch
@@ -16,24 +17,15 @@ from rich.table import Table
 from alda.agents import make_agent
 from alda.agents.alda import ALDAConfig
 from alda.checkpoint import load_checkpoint, load_weights
-from alda.config import load_config
+from alda.config import Config, load_config
 from alda.console import wide_console
-from alda.fast import accelerate
+from alda.fast import Speed, accelerate
 from alda.records import load_spec
 from alda.replay import Replay
+from alda.types import EnvSpec, Transition
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from reference import Reference
-
-
-class SameBatch(Replay):
-    """The one batch that is asked for."""
-
-    def __init__(self, batch):
-        self.batch = batch
-
-    def sample(self, size):
-        return self.batch
 
 
 def main(run: Annotated[Path, tyro.conf.Positional], updates: int = 20) -> None:
@@ -54,13 +46,16 @@ def main(run: Annotated[Path, tyro.conf.Positional], updates: int = 20) -> None:
     table.add_column("")
     for name in ("losses, relative", "loss that differs most", "weights, share of what they moved"):
         table.add_column(name, justify="right")
-    for speed, dtype in (("plain", torch.float64), ("fast", torch.float32)):
-        table.add_row(f"{speed}, {dtype}", *compared(run, batches, speed, dtype))
+    pairs: tuple[tuple[Speed, torch.dtype], ...] = (("plain", torch.float64), ("fast", torch.float32))
+    for speed, dtype in pairs:
+        table.add_row(f"{speed}, {dtype}", *compared(run, config, spec, batches, speed, dtype))
     wide_console().print(table)
 
 
-def compared(run, batches, speed, dtype):
-    config, spec = load_config(run), load_spec(run)
+def compared(
+    run: Path, config: Config, spec: EnvSpec, batches: list[Transition], speed: Speed, dtype: torch.dtype
+) -> tuple[str, str, str]:
+    """The largest relative difference of a loss, which one that was, and the difference of all weights."""
     torch.set_default_dtype(dtype)
     agent = make_agent(config.agent, spec)
     load_weights(run, agent)
@@ -76,7 +71,7 @@ def compared(run, batches, speed, dtype):
     for step, batch in enumerate(track(batches, f"{speed}: updates", console=wide_console())):
         batch = typed(batch, dtype)
         torch.manual_seed(step)
-        found = agent.update(SameBatch(batch), step)
+        found = agent.update(SimpleNamespace(sample=lambda _, batch=batch: batch), step)
         torch.manual_seed(step)
         for name, value in reference.update(*batch, step).items():
             difference = abs(found[name].item() - value) / max(abs(value), 1e-3)
@@ -90,11 +85,11 @@ def compared(run, batches, speed, dtype):
     return f"{worst:.1e}", name_of_worst, f"{share.item():.1e}"
 
 
-def weights(reference):
+def weights(reference: Reference) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for part in reference.parts().values() for p in part.parameters()])
 
 
-def typed(batch, dtype):
+def typed(batch: Transition, dtype: torch.dtype) -> Transition:
     return batch._replace(**{name: getattr(batch, name).to(dtype) for name in ("action", "reward", "discount")})
 
 

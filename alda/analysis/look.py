@@ -119,7 +119,7 @@ def progress() -> Iterator["Begin"]:
         yield begin
 
 
-def rounded(array: np.ndarray | np.floating | Tensor) -> Any:
+def rounded(array: np.ndarray | np.floating | Tensor | float) -> Any:
     """Lists of numbers with four digits, for JSON; what is no number is None."""
     if isinstance(array, Tensor):
         array = array.detach().cpu().double().numpy()

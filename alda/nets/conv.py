@@ -1,6 +1,6 @@
 """Image encoders and decoders. Images are float in [0, 1]; decoders give logits."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from alda.errors import UserError
 
 Norm = Literal["instance", "layer", "none"]
+NORMS: tuple[str, ...] = get_args(Norm)
 _WIDTHS = (32, 64, 128, 256)  # channels after each halving of the image, as released
 _HIDDEN = 256
 _ELU_WIDTHS = (32, 32, 64, 64)  # the same of DARLA's

@@ -5,7 +5,8 @@ random actions      --+--> held-out episodes          --> twins: the same states
                            the studio                 --> samples: joints and colours drawn one by one
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -22,8 +23,8 @@ from alda.files import read_tensors, write_tensors
 from alda.policy import Policy
 from alda.twins import twins
 
-_HELD_OUT = 10_000  # seeds of held-out episodes begin here
 STATES = 20  # of a held-out episode, evenly spread
+_HELD_OUT = 10_000  # seeds of held-out episodes begin here
 _KIND = 1_000  # and those of random actions so much later than the policy's
 
 
@@ -79,46 +80,49 @@ def collect(
     each in colours, before videos and by a camera of its own. samples: with every joint drawn by itself over the range
     in which the policy moves it, and colours from all there are.
     """
-    length = episode_steps(policy)
+    task, length = policy.config.env.task, episode_steps(policy)
     actors = (policy, AtRandom(policy, seed))
-    frame, joints, twin, twin_joints = [], [], [], []
     half, episodes = -(-frames // 2), -(-states // (2 * STATES))
+    to_fill = -(-half // length)  # episodes
     torch.manual_seed(seed)
-    step = begin(f"{policy.config.env.task}: frames to learn from", 2 * (-(-half // length)) * length)
+    seen, looked_at = [], []
+    step = begin(f"{task}: frames to learn from", 2 * to_fill * length)
     for kind, actor in enumerate(actors):
-        first = seed + kind * _KIND
-        seen = []
-        for state in twins(actor, ("train",), range(first, first - (-half // length)), explore=True):
-            turns = [joint.turns for joint in joints_of(state.env)]
-            seen.append((state.seen[0][-1], read_joints(state.env)))
-            step()
-        for image, values in seen[:half]:
-            frame.append(image)
-            joints.append(values)
-    step = begin(f"{policy.config.env.task}: states in {', '.join(shifts)}", 2 * episodes * length)
+        played = _played(actor, ("train",), seed + kind * _KIND, to_fill, step)
+        seen += [state for episode in played for state in episode][:half]
+    step = begin(f"{task}: states in {', '.join(shifts)}", 2 * episodes * length)
     for kind, actor in enumerate(actors):
-        first = seed + _HELD_OUT + kind * _KIND
-        for _, episode in groupby(
-            twins(actor, ("train", *shifts), range(first, first + episodes), explore=True), key=lambda state: state.seed
-        ):
-            steps = []
-            for state in episode:
-                steps.append((np.stack([obs[-1] for obs in state.seen]), read_joints(state.env)))
-                step()
-            for t in np.linspace(0, len(steps) - 1, STATES).round().astype(int):
-                twin.append(steps[t][0])
-                twin_joints.append(steps[t][1])
+        for episode in _played(actor, ("train", *shifts), seed + _HELD_OUT + kind * _KIND, episodes, step):
+            looked_at += [episode[t] for t in np.linspace(0, len(episode) - 1, STATES).round().astype(int)]
+    with closing(policy.config.make_env()) as env:
+        turns = [joint.turns for joint in joints_of(env)]
     drawn = draw_samples(policy, samples, seed=seed, begin=begin)
     return Material(
-        frame=torch.from_numpy(np.stack(frame)),
-        joints=_float(joints),
-        twin=torch.from_numpy(np.stack(twin, axis=1)),
-        twin_joints=_float(twin_joints),
+        frame=torch.from_numpy(np.stack([frame for (frame,), _ in seen])),
+        joints=_float([joints for _, joints in seen]),
+        twin=torch.from_numpy(np.stack([frames for frames, _ in looked_at], axis=1)),
+        twin_joints=_float([joints for _, joints in looked_at]),
         turns=torch.tensor(turns),
         sample=torch.from_numpy(drawn.frame),
         sample_joints=_float(drawn.joints),
         sample_colors=_float(drawn.nuisance),
     )
+
+
+_State = tuple[UInt8[np.ndarray, "worlds 3 h w"], Float[np.ndarray, " d"]]  # newest frames in every world; joints
+
+
+def _played(
+    actor: Policy, worlds: Sequence[str], first: int, count: int, step: Callable[[], None]
+) -> Iterator[list[_State]]:
+    """Episodes from a first seed on, each as its states."""
+    played = twins(actor, worlds, range(first, first + count), explore=True)
+    for _, episode in groupby(played, key=lambda state: state.seed):
+        states = []
+        for state in episode:
+            states.append((np.stack([obs[-1] for obs in state.seen]), read_joints(state.env)))
+            step()
+        yield states
 
 
 def _float(rows: Sequence[np.ndarray] | np.ndarray) -> Float[Tensor, "n d"]:

@@ -13,7 +13,7 @@ from alda.analysis.association import CodeView, compare_codes, relative_distance
 from alda.analysis.disentangle import active_latents, discretise, infoc, infoe_regression, infom, nmi_matrix
 from alda.analysis.look import rounded
 from alda.analysis.probes import fit
-from alda.analysis.theorem import measure as test_theorem
+from alda.analysis.theorem import measure as measure_theorem
 from alda.representation.material import Material
 
 BINS = 20  # of a source, in information about it
@@ -43,11 +43,11 @@ def measure(agent: ALDA, material: Material, shifts: Sequence[str], *, seed: int
     known = CodeView(agent, _some(material.frame)[:, None])
     known_pose = material.pose(_some(material.joints))
     probes = {when: fit(_numpy(code), known_pose, "nonlinear", seed) for when, code in _codes(agent, known).items()}
+    here = _codes(agent, clean)
     truth, turning = material.pose(material.twin_joints), int(material.turns.sum())
 
     def look(view: CodeView) -> dict[str, Any]:
-        compared = compare_codes(agent, clean, view)
-        here, there = _codes(agent, clean), _codes(agent, view)
+        compared, there = compare_codes(agent, clean, view), _codes(agent, view)
         told = {when: told_of_joints(truth, probes[when](_numpy(code)), turning) for when, code in there.items()}
         quality = compared["psnr"]
         return {
@@ -95,8 +95,8 @@ def information(
     active = active_latents(latents)
     best = nmi.max(1)
     return {
-        "infom": rounded(np.float64(infom(nmi[:, active]))),
-        "infoc": rounded(np.float64(infoc(nmi[:, active]))),
+        "infom": rounded(infom(nmi[:, active])),
+        "infoc": rounded(infoc(nmi[:, active])),
         "infoe": rounded(infoe_regression(sources, latents, held_out=True, seed=seed).mean()),
         "joints": rounded(best[: joints.shape[1]].mean()),
         "colors": rounded(best[joints.shape[1] :].mean()),
@@ -105,13 +105,9 @@ def information(
 
 
 def _theorem1(joints: np.ndarray, colors: np.ndarray, latents: np.ndarray, seed: int) -> dict[str, Any]:
-    summary = test_theorem(joints, colors, latents, permutations=_PERMUTATIONS, seed=seed)["summary"]
-    return {
-        "t1_excess": rounded(np.float64(summary["t1_excess"])),
-        "t1_excess_largest": rounded(np.float64(summary["t1_excess_largest"])),
-        "rejected": len(summary["rejected"]),
-        "mixing": rounded(np.float64(summary["mixing"])),
-    }
+    summary = measure_theorem(joints, colors, latents, permutations=_PERMUTATIONS, seed=seed)["summary"]
+    shown = {name: rounded(summary[name]) for name in ("t1_excess", "t1_excess_largest", "mixing")}
+    return shown | {"rejected": len(summary["rejected"])}
 
 
 def _codes(agent: ALDA, view: CodeView) -> dict[str, Float[Tensor, "n l"]]:

@@ -13,7 +13,7 @@ from itertools import product
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from threading import Thread
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError
@@ -29,7 +29,7 @@ from alda.errors import UserError, WorkerError
 from alda.fast import accelerate
 from alda.files import write_json
 from alda.latents import LATENTS
-from alda.nets.conv import Norm
+from alda.nets.conv import NORMS, Norm
 from alda.policy import Policy, load
 from alda.process import exit_at_sigterm, only_one
 from alda.records import describe_machine
@@ -58,6 +58,7 @@ class Job(NamedTuple):
     """One autoencoder."""
 
     folder: Path  # of its task
+    policy: str  # digest of the weights that visit its states
     latent: str
     norm: str
     seed: int
@@ -108,11 +109,14 @@ def represent(
         policies[task] = policy
     out.mkdir(parents=True, exist_ok=True)
     with only_one(out, "is being filled by another process"), exit_at_sigterm(), progress() as begin:
+        digests = {task: _digest(policy) for task, policy in policies.items()}
+        for task, digest in digests.items():
+            _check_results(out / task, settings, digest)
         for task, policy in policies.items():
-            _check_results(out / task, settings, _digest(policy))
-        for task, policy in policies.items():
-            _make_material(out / task, policy, settings, begin)
-        wanted = [Job(out / task, *one) for task in policies for one in product(latents, norms, seeds)]
+            _make_material(out / task, policy, digests[task], settings, begin)
+        wanted = [
+            Job(out / task, digest, *one) for task, digest in digests.items() for one in product(latents, norms, seeds)
+        ]
         waiting = [job for job in sorted(wanted, key=lambda job: job.seed) if not job.result.exists()]
         failed = _learn_all(waiting, settings, jobs or count_cores(), device, begin)
         if len(failed) < len(waiting) or not waiting:
@@ -128,8 +132,8 @@ def _check(
         if latent not in LATENTS:
             raise UserError(unknown("latent model", latent, LATENTS))
     for norm in norms:
-        if norm not in get_args(Norm):
-            raise UserError(unknown("normalisation", norm, dict.fromkeys(get_args(Norm))))
+        if norm not in NORMS:
+            raise UserError(unknown("normalisation", norm, dict.fromkeys(NORMS)))
     for flag, values in (("latents", latents), ("norms", norms), ("seeds", seeds), ("shifts", settings.shifts)):
         if not values or len(set(values)) < len(values):
             raise UserError(f"--{flag} must be one or more, each once, not {' '.join(map(str, values)) or 'none'}")
@@ -147,14 +151,14 @@ def _check(
             raise UserError(f"--{flag.replace('_', '-')} must be at least {least}, not {getattr(settings, flag)}")
 
 
-def _make_material(folder: Path, policy: Policy, settings: Settings, begin: Begin) -> None:
+def _make_material(folder: Path, policy: Policy, digest: str, settings: Settings, begin: Begin) -> None:
     """Leaves material that is there. Raises UserError where it is of other settings, or of another policy."""
     described = {
         "task": policy.config.env.task,
         "method": policy.config.method,
         "seed": policy.config.seed,
         "step": policy.step,
-        "policy": _digest(policy),
+        "policy": digest,
         "env": {name: value for name, value in vars(policy.config.env).items() if name != "task"},
         "shifts": list(settings.shifts),
         "frames": settings.frames,
@@ -177,9 +181,9 @@ def _make_material(folder: Path, policy: Policy, settings: Settings, begin: Begi
     write_json(about, described | {"machine": describe_machine("cpu")})
 
 
-def _check_results(folder: Path, settings: Settings, policy: str) -> None:
+def _check_results(folder: Path, settings: Settings, digest: str) -> None:
     """Raises UserError where there are results of other settings, or on frames of another policy."""
-    wanted = {"settings": json.loads(json.dumps(asdict(settings))), "policy": policy}
+    wanted = {"settings": json.loads(json.dumps(asdict(settings))), "policy": digest}
     for file in sorted(folder.glob("*-*/s*.json")):
         before = _read(file)
         if changed := differences({name: before.get(name, {}) for name in wanted}, wanted):
@@ -215,50 +219,46 @@ def _learn_all(waiting: Sequence[Job], settings: Settings, jobs: int, device: st
     done, shown, failed = context.Value("l", 0), 0, []
     running: dict[Job, SpawnProcess] = {}
     queue = list(waiting)
-    with _threads(share) as threads:
-        try:
-            while queue or running:
-                while queue and len(running) < jobs:
-                    job = queue.pop(0)
-                    process = context.Process(target=_one, args=(job, settings, device, threads, done), daemon=True)
+    try:
+        while queue or running:
+            while queue and len(running) < jobs:
+                job = queue.pop(0)
+                process = context.Process(target=_one, args=(job, settings, device, done), daemon=True)
+                with _threads(share):
                     process.start()
-                    running[job] = process
-                time.sleep(_LOOK)
-                while shown < done.value:
-                    shown += 1
-                    step()
-                for job, process in list(running.items()):
-                    if process.exitcode is not None:
-                        del running[job]
-                        if process.exitcode:
-                            failed.append(f"{job.label} failed, {cause_of_death(process.exitcode)}")
-        finally:
-            for process in running.values():
-                process.kill()
+                running[job] = process
+            time.sleep(_LOOK)
+            while shown < done.value:
+                shown += 1
+                step()
+            for job, process in list(running.items()):
+                if process.exitcode is not None:
+                    del running[job]
+                    if process.exitcode:
+                        failed.append(f"{job.label} failed, {cause_of_death(process.exitcode)}")
+    finally:
+        for process in running.values():
+            process.kill()
     return failed
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[int]:
-    """Of processes that are started meanwhile, in every library."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, str(count)))
+def _threads(count: int) -> Iterator[None]:
+    """Of a process that is started meanwhile, in every library, unless said before."""
+    if "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    os.environ["OMP_NUM_THREADS"] = str(count)
     try:
-        yield count
+        yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        del os.environ["OMP_NUM_THREADS"]
 
 
-def _one(job: Job, settings: Settings, device: str, threads: int, done: Any) -> None:
+def _one(job: Job, settings: Settings, device: str, done: Any) -> None:
     """A process: teaches and measures one autoencoder. Its result is written last, whole or not at all."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study ends it
     Thread(target=_end_with_the_study, daemon=True).start()
-    torch.set_num_threads(threads)
     file = job.folder / "material.safetensors"
     try:
         material = Material.read(file)
@@ -280,8 +280,12 @@ def _one(job: Job, settings: Settings, device: str, threads: int, done: Any) -> 
     assert decoded is not None
     write_strip(job.result.with_suffix(".png"), decoded)
     subject = {"task": job.folder.name, "latent": job.latent, "norm": job.norm, "seed": job.seed}
-    subject["policy"] = _read(job.folder / "material.json")["policy"]
-    made = {"settings": asdict(settings), "seconds": round(seconds, 1), "machine": describe_machine(device)}
+    made = {
+        "policy": job.policy,
+        "settings": asdict(settings),
+        "seconds": round(seconds, 1),
+        "machine": describe_machine(device),
+    }
     write_json(job.result, subject | numbers | made)
 
 

@@ -1,7 +1,7 @@
 """What the autoencoders of a study say together: tables with intervals, contrasts, pictures."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,12 +14,12 @@ from torch import Tensor
 from alda.analysis.libraries import new_figure, optional
 from alda.errors import UserError
 from alda.files import write_json, write_text
+from alda.latents import LATENTS
+from alda.nets.conv import NORMS
 from alda.pictures import sheet
 
 SEEN = "seen.png"  # in a task's folder: the states that are drawn, as they are
 WHENS = ("before", "clamped", "after")
-NORMS = ("instance", "layer", "none")
-LATENTS = ("associative", "quantized", "fsq", "clamp", "identity", "bio")  # in this order; others come last
 _COLOURS = {"before": "tab:red", "clamped": "tab:orange", "after": "tab:green"}
 Result = dict[str, Any]  # as study._one writes it
 Variant = tuple[str, str]  # latent model, normalisation
@@ -45,25 +45,25 @@ class Contrast(NamedTuple):
     right: tuple[Variant, str]
 
 
-def _contrasts() -> Iterator[Contrast]:
-    def of(latent: str, when: str, norm: str = "instance") -> tuple[Variant, str]:
+def contrasts(latents: Iterable[str]) -> Iterator[Contrast]:
+    """What is compared of these latent models, where it is there."""
+
+    def of(latent: str, when: str, norm: str) -> tuple[Variant, str]:
         return (latent, norm), when
 
     for norm in NORMS:
         encoded, clamped, retrieved = (of("associative", when, norm) for when in WHENS)
         yield Contrast(f"same encoder ({norm}): clamped, against as encoded", clamped, encoded)
         yield Contrast(f"same encoder ({norm}): retrieved, against clamped", retrieved, clamped)
-    pairs = [(latent, "identity") for latent in ("associative", "quantized", "fsq", "clamp", "bio")]
+    pairs = [(latent, "identity") for latent in latents if latent != "identity"]
     for norm, (left, right) in product(NORMS, (*pairs, ("associative", "clamp"))):
         name = f"{left}, against {right} ({norm})"
         yield Contrast(f"encoder learned with {name}", of(left, "before", norm), of(right, "before", norm))
         yield Contrast(f"all together: {name}", of(left, "after", norm), of(right, "after", norm))
-    for latent, norm in product(("associative", "identity"), NORMS[1:]):
-        name = f"encoder with {NORMS[0]} norm, against {norm} ({latent})"
-        yield Contrast(name, of(latent, "before"), of(latent, "before", norm))
-
-
-CONTRASTS = tuple(_contrasts())
+    usual, *others = NORMS
+    for latent, norm in product(("associative", "identity"), others):
+        name = f"encoder with {usual} norm, against {norm} ({latent})"
+        yield Contrast(name, of(latent, "before", usual), of(latent, "before", norm))
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -170,7 +170,8 @@ def _tables(task: str, group: dict[Variant, dict[int, Result]]) -> Iterator[str]
         lambda results: [_cell([result[part][name] for result in results]) for part, name in names],
     )
     places = list(product(shifts, ("distance", "pose")))
-    differences = {which.name: [contrast(group, which, *place) for place in places] for which in CONTRASTS}
+    latents = dict.fromkeys(latent for latent, _ in group)
+    differences = {which.name: [contrast(group, which, *place) for place in places] for which in contrasts(latents)}
     rows = {name: found for name, found in differences.items() if any(found)}
     if rows:
         yield ""
@@ -210,40 +211,38 @@ def _draw(file: Path, task: str, group: dict[Variant, dict[int, Result]]) -> Non
     shifts = list(_first(group)["worlds"])
     figure = new_figure(4 + 1.3 * len(group), 3.2 * len(shifts) + 0.8)
     panels = figure.subplots(len(shifts), 2, squeeze=False, sharex=True)
-    for row, shift in enumerate(shifts):
-        for axes, what in zip(panels[row], ("distance", "pose"), strict=True):
+    for (distance, pose), shift in zip(panels, shifts, strict=True):
+        for axes, what in ((distance, "distance"), (pose, "pose")):
+            read = [[result["worlds"][shift][what] for result in by_seed.values()] for by_seed in group.values()]
             for offset, when in zip((-0.27, 0.0, 0.27), WHENS, strict=True):
-                for place, by_seed in enumerate(group.values()):
-                    read = [result["worlds"][shift][what].get(when) for result in by_seed.values()]
-                    values = [value for value in read if value is not None]
-                    if not values:
-                        continue
-                    label = f"{when} retrieval" if when != "clamped" else "clamped only"
-                    known = axes.get_legend_handles_labels()[1]
-                    axes.bar(
-                        place + offset,
-                        np.mean(values),
-                        0.25,
-                        color=_COLOURS[when],
-                        alpha=0.6,
-                        label="_" if label in known else label,
-                    )
-                    axes.plot([place + offset] * len(values), values, "k.", markersize=3)
+                _bars(axes, offset, when, ([of_seed.get(when) for of_seed in seeds] for seeds in read))
             axes.set_title(f"{what} in {shift}", fontsize=10)
             axes.grid(axis="y", alpha=0.3)
             axes.set_axisbelow(True)
-        panels[row, 0].set_ylabel("distance to the clean twin\n(1 = as far as another state)", fontsize=9)
-        panels[row, 0].axhline(1, color="grey", linewidth=0.8, linestyle="--")
-        panels[row, 1].set_ylabel("share of the joints' variance\ntold from the code (R2)", fontsize=9)
+        distance.set_ylabel("distance to the clean twin\n(1 = as far as another state)", fontsize=9)
+        distance.axhline(1, color="grey", linewidth=0.8, linestyle="--")
+        pose.set_ylabel("share of the joints' variance\ntold from the code (R2)", fontsize=9)
         for place, by_seed in enumerate(group.values()):
             plain = np.mean([result["pose"]["after"] for result in by_seed.values()])
-            panels[row, 1].hlines(plain, place - 0.4, place + 0.4, color="black", linewidth=1)
+            pose.hlines(plain, place - 0.4, place + 0.4, color="black", linewidth=1)
     for axes in panels[-1]:
         axes.set_xticks(range(len(group)), [_name(variant, "\n") for variant in group], fontsize=8)
         axes.set_xlabel("latent model, normalisation")
     panels[0, 0].legend(fontsize=8)
     figure.suptitle(f"{task}: autoencoders alone; dots are seeds, black lines the plain task")
     figure.savefig(file, dpi=110)
+
+
+def _bars(axes: Any, offset: float, when: str, values: Iterable[Sequence[float | None]]) -> None:
+    """One reading of the code, of every variant: the values of its seeds."""
+    known = [[value for value in seeds if value is not None] for seeds in values]
+    bars = {place + offset: seeds for place, seeds in enumerate(known) if seeds}
+    label = "clamped only" if when == "clamped" else f"{when} retrieval"
+    axes.bar(
+        list(bars), [np.mean(seeds) for seeds in bars.values()], 0.25, color=_COLOURS[when], alpha=0.6, label=label
+    )
+    for place, seeds in bars.items():
+        axes.plot([place] * len(seeds), seeds, "k.", markersize=3)
 
 
 def _draw_decoded(file: Path, folder: Path, group: dict[Variant, dict[int, Result]]) -> None:
@@ -277,8 +276,9 @@ def _first(group: dict[Variant, dict[int, Result]]) -> Result:
 
 
 def _order(variant: Variant) -> tuple[int, int]:
-    latent, norm = variant
-    return NORMS.index(norm), LATENTS.index(latent) if latent in LATENTS else len(LATENTS)
+    """In tables and pictures: as they are registered."""
+    (latent, norm), known = variant, list(LATENTS)
+    return NORMS.index(norm), known.index(latent) if latent in known else len(known)
 
 
 def _name(variant: Variant, between: str = ", ") -> str:
