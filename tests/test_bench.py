@@ -161,7 +161,7 @@ def test_wrong_input_is_refused(options, message):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_command_leaves_no_process_and_no_file(tmp_path, number):
+def test_a_stopped_command_leaves_no_process_and_no_file(heard, tmp_path, number):
     command = [sys.executable, "-m", "alda.cli", "bench", "--rounds", "1", "--seconds", "0.01"]
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=env, process_group=0)

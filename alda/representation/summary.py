@@ -220,6 +220,9 @@ def _draw(file: Path, task: str, group: dict[Variant, dict[int, Result]]) -> Non
             axes.grid(axis="y", alpha=0.3)
             axes.set_axisbelow(True)
         distance.set_ylabel("distance to the clean twin\n(1 = as far as another state)", fontsize=9)
+        distance.set_yscale("symlog", linthresh=1, linscale=3)  # even up to 1; codes that collapse are far beyond
+        distance.set_yticks([0, 0.25, 0.5, 0.75, 1, 3, 10, 30, 100])
+        distance.yaxis.set_major_formatter("{x:g}")
         distance.axhline(1, color="grey", linewidth=0.8, linestyle="--")
         pose.set_ylabel("share of the joints' variance\ntold from the code (R2)", fontsize=9)
         for place, by_seed in enumerate(group.values()):
