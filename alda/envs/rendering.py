@@ -8,9 +8,11 @@ Profiles (measured on software rendering, walker, 64x64, against the model as it
 
 import ctypes
 import functools
+import importlib
 import os
 import sys
 from ctypes.util import find_library
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Literal
 
@@ -24,6 +26,7 @@ _HELP = f"install one, on Debian or Ubuntu: apt-get install --no-install-recomme
 
 def load_suite() -> ModuleType:
     """dm_control.suite, imported with a renderer that works here. Raises UserError where none does."""
+    _load_triton_first()
     _choose_opengl()
     try:
         from dm_control import suite
@@ -67,6 +70,17 @@ def default_profile() -> Profile:
     """`near` on software rendering, `exact` on a GPU."""
     software = any(word in renderer_name().lower() for word in ("llvmpipe", "softpipe", "swrast", "software"))
     return "near" if software else "exact"
+
+
+@functools.cache
+def _load_triton_first() -> None:
+    """Load triton, where it is installed, before OpenGL.
+
+    Both bring an LLVM of their own. A process that renders with Mesa first and imports triton later, as PyTorch's
+    optimisers do, dies with a segmentation fault; the other order works.
+    """
+    if find_spec("triton") is not None:
+        importlib.import_module("triton")
 
 
 def _choose_opengl() -> None:
