@@ -44,8 +44,8 @@ def save_checkpoint(
     place = folder / f"save_{number:06d}"
     try:
         place.mkdir()
-        content, tensors = split_tensors({**state, "agent": agent.training_state()})
-        content["replay"] = replay.save(folder / "replay")
+        saved_replay = replay.save(folder / "replay")
+        content, tensors = split_tensors({**state, "agent": agent.training_state(), "replay": saved_replay})
         write_tensors(place / "agent.safetensors", agent.state_dict())
         write_tensors(place / "training.safetensors", tensors)
         write_json(place / "state.json", content)
@@ -91,12 +91,11 @@ def load_checkpoint(run_dir: Path, agent: Agent, replay: Replay) -> dict[str, An
     place = _latest(run_dir)
     with _reading(place / "state.json") as path:
         content = json.loads(path.read_text())
-        saved_replay = content.pop("replay")
-    with _reading(run_dir / "checkpoints" / "replay") as path:
-        replay.load(path, saved_replay)
     with _reading(place / "training.safetensors") as path:
         state = join_tensors(content, read_tensors(path))
         agent.load_training_state(state.pop("agent"))
+    with _reading(run_dir / "checkpoints" / "replay") as path:
+        replay.load(path, state.pop("replay"))
     return state
 
 

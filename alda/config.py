@@ -207,6 +207,16 @@ def to_json(config: Config) -> dict[str, Any]:
     return {"method": config.method, **json.loads(json.dumps(content))}
 
 
+_NEWER_SETTINGS = frozenset(
+    f"agent.{name}"
+    for name in (
+        *("codes", "autoencoder_every", "autoencoder_frames", "autoencoder_first", "refresh_frames"),
+        *("widths", "decoder", "q_norm", "updates_per_step", "conv_channels", "conv_layers"),
+    )
+)
+"""Settings that runs of earlier versions do not name; their defaults are what was done then."""
+
+
 def load_config(run_dir: Path) -> Config:
     """The config of a run. Raises UserError where there is none, or one that this version does not understand."""
     path = run_dir / "config.json"
@@ -217,8 +227,9 @@ def load_config(run_dir: Path) -> Config:
         config = from_json(content, run_dir)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, cattrs.BaseValidationError) as error:
         raise UserError(f"{path} was not written by this version of alda: {_first_cause(error)}") from error
-    if to_json(config) != content:
-        raise UserError(f"{path} was not written by this version of alda: {differences(content, to_json(config))}")
+    unnamed = _NEWER_SETTINGS - flat(content).keys()
+    if changed := differences(content, to_json(config), ignoring=unnamed):
+        raise UserError(f"{path} was not written by this version of alda: {changed}")
     return config
 
 

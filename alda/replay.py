@@ -6,6 +6,9 @@ begins. Following these links rebuilds a sequence, however many environments wri
 first frame of an episode is repeated as the environment does. A transition is named by the slot of its next
 observation, and a table lists those slots, so that sampling is arithmetic and a few gathers: no mask, no search,
 nothing that makes the host wait for the device.
+
+For an agent that learns from stored codes, a slot also keeps the code of its frame and when it was written. Frames
+have none when they arrive; the agent writes them, first for new frames, then again in turn, the oldest first.
 """
 
 from pathlib import Path
@@ -31,7 +34,7 @@ class Replay:
     spec: shapes of observations and actions. capacity: transitions kept (fewer where
     episodes are shorter than 250 steps); the oldest are overwritten. discount: gamma per agent step.
     device: where frames are kept. learner: where samples are delivered (the same, unless said).
-    stopwatch: is told what sampling takes ("sample").
+    stopwatch: is told what sampling takes ("sample"). code_dim: length of the code kept beside each frame, if any.
     On the CPU the operating system hands out memory as it is first written; an accelerator's is reserved at once, so
     that no run ends for want of it after hours.
     Raises UserError where the device cannot hold it all.
@@ -46,8 +49,9 @@ class Replay:
         learner: torch.device | str | None = None,
         num_envs: int = 1,
         stopwatch: Stopwatch | None = None,
+        code_dim: int = 0,
     ) -> None:
-        self.spec, self.discount, self.device = spec, discount, torch.device(device)
+        self.spec, self.discount, self.device, self.code_dim = spec, discount, torch.device(device), code_dim
         self.stopwatch = stopwatch or Stopwatch()
         self.learner = torch.device(learner or device)
         self.reach = _reach(spec, num_envs)
@@ -61,6 +65,8 @@ class Replay:
         self._slot_of = np.zeros(self.slots, np.int64)  # transition -> slot of its next observation
         self._store = self._reserved()
         self._files: list[tuple[int, int]] = []  # slot ranges already saved
+        self.coded = 0  # slots before this one have a code
+        self._turn = 0  # slot whose code is written again next
 
     def __len__(self) -> int:
         """Transitions that can be sampled."""
@@ -69,7 +75,7 @@ class Replay:
     @property
     def bytes(self) -> int:
         """Memory when full."""
-        return self.slots * _slot_bytes(self.spec)
+        return self.slots * _slot_bytes(self.spec, self.code_dim)
 
     def add_first(self, obs: UInt8[Tensor, "f c h w"], env: int = 0) -> None:
         """An episode of one environment begins."""
@@ -94,18 +100,36 @@ class Replay:
     def sample(self, batch_size: int) -> Transition:
         """One-step transitions, uniformly, on the learner's device."""
         with self.stopwatch("sample"):
-            return self._sample(batch_size)
+            return self._sample(batch_size, "frame")
 
-    def _sample(self, batch_size: int) -> Transition:
-        pick = torch.randint(self.oldest, self.added, (batch_size,), device=self.device)
-        slot = self._store["transition"][pick % self.slots]  # [B]
-        place = slot % self.slots
+    def sample_codes(self, batch_size: int) -> Transition:
+        """One-step transitions, uniformly, with stacks of stored codes in place of frames."""
+        assert self.coded == self.written, f"slots {self.coded} to {self.written} have no code yet"
+        with self.stopwatch("sample"):
+            return self._sample(batch_size, "code")
+
+    def sample_frames(self, count: int) -> UInt8[Tensor, "n c h w"]:
+        """Single frames, uniformly over transitions, each the newest of its next observation."""
+        with self.stopwatch("sample"):
+            return self._store["frame"][self._pick(count)].to(self.learner)
+
+    def _pick(self, count: int) -> Int64[Tensor, " n"]:
+        """Places of the next observations of transitions, drawn uniformly."""
+        pick = torch.randint(self.oldest, self.added, (count,), device=self.device)
+        return self._store["transition"][pick % self.slots] % self.slots
+
+    def _stacks(self, place: Int64[Tensor, " b"], length: int) -> Int64[Tensor, "b f"]:
+        """Places of the newest `length` frames of observations, oldest first; an episode's first frame is repeated."""
         steps = [place]
-        for _ in range(self.spec.frames):
+        for _ in range(length - 1):
             now = steps[-1]
             steps.append(torch.where(self._store["first"][now], now, self._store["before"][now] % self.slots))
-        window = torch.stack(steps[::-1], dim=1)  # [B, F+1]
-        frames = self._store["frame"][window].to(self.learner)  # [B, F+1, C, H, W]
+        return torch.stack(steps[::-1], dim=1)
+
+    def _sample(self, batch_size: int, kind: str) -> Transition:
+        place = self._pick(batch_size)
+        window = self._stacks(place, self.spec.frames + 1)
+        frames = self._store[kind][window].to(self.learner)  # [B, F+1, C, H, W] or [B, F+1, L]
         action, reward, terminated = (
             self._store[k][place].to(self.learner) for k in ("action", "reward", "terminated")
         )
@@ -137,6 +161,62 @@ class Replay:
         """The frame that an environment added last."""
         return self._store["frame"][self._newest[env] % self.slots].cpu()
 
+    def newest_codes(self) -> Float[Tensor, "n f l"]:
+        """The codes of each environment's newest observation."""
+        place = torch.tensor(self._newest, device=self.device) % self.slots
+        return self._store["code"][self._stacks(place, self.spec.frames)].to(self.learner)
+
+    def next_uncoded(self, most: int) -> Int64[Tensor, " n"]:
+        """Places of the first frames that have no code yet, at most so many; the next call goes on behind them."""
+        first = max(self.coded, self._first_kept)
+        self.coded = min(self.written, first + most)
+        return self._places(first, self.coded)
+
+    def next_in_turn(self, count: int) -> Int64[Tensor, " n"]:
+        """Places of the frames whose codes were written longest ago; the next call goes on behind them.
+
+        With n frames kept at the end of ceil(n / count) calls, every code has been named by one of them or is newer
+        than the first.
+        """
+        kept, live = self._first_kept, self.written - self._first_kept
+        start = max(self._turn - kept, 0) % live
+        self._turn = kept + (start + count) % live
+        return (kept + (start + torch.arange(count, device=self.device)) % live) % self.slots
+
+    def frames_at(self, place: Int64[Tensor, " n"]) -> UInt8[Tensor, "n c h w"]:
+        """Frames by place, on the learner's device."""
+        return self._store["frame"][place].to(self.learner)
+
+    def codes_at(self, place: Int64[Tensor, " n"]) -> Float[Tensor, "n l"]:
+        """Codes by place, on the learner's device."""
+        return self._store["code"][place].to(self.learner)
+
+    def code_ages(self, place: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Agent steps, resets counted among them, since codes were written, by place, on the learner's device."""
+        return (self.written - self._store["coded"][place]).to(self.learner, torch.get_default_dtype())
+
+    def some_coded(self, most: int) -> Int64[Tensor, " n"]:
+        """Places of frames spread evenly over those that have a code, at most so many."""
+        first = self._first_kept
+        return self._places(first, self.coded, -(-(self.coded - first) // most))
+
+    def write_codes(self, place: Int64[Tensor, " n"], codes: Float[Tensor, "n l"]) -> None:
+        """Keep codes beside the frames at these places."""
+        self._store["code"].index_copy_(0, place, codes.to(self.device))  # waits for no device, assigning may
+        self._store["coded"].index_fill_(0, place, self.written)
+
+    def forget_codes(self) -> None:
+        """Count all codes as missing, so that each is written anew before the next sample."""
+        self.coded = self._first_kept
+
+    @property
+    def _first_kept(self) -> int:
+        """The oldest slot that has not been overwritten."""
+        return max(0, self.written - self.slots, self._missing)
+
+    def _places(self, first: int, last: int, every: int = 1) -> Int64[Tensor, " n"]:
+        return torch.arange(first, last, every, device=self.device) % self.slots
+
     def save(self, folder: Path) -> dict[str, Any]:
         """Adds what is new to the files in `folder`; returns what `load` needs. Saved files are never changed."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -151,7 +231,12 @@ class Replay:
             )
             self._files.append((first, last))
             first = last
-        return {"slots": self.slots, "newest": self._newest, "files": self._files}
+        saved: dict[str, Any] = {"slots": self.slots, "newest": self._newest, "files": self._files}
+        if self.code_dim:  # they change all the time, so they are saved whole
+            place = self._places(self._first_kept, self.coded)
+            saved["codes"] = {name: self._store[name][place] for name in ("code", "coded")}
+            saved["codes"] |= {"first": self._first_kept, "until": self.coded, "turn": self._turn}
+        return saved
 
     def load(self, folder: Path, saved: dict[str, Any]) -> None:
         """Fills an empty replay from saved files. Raises UserError where one is missing."""
@@ -173,6 +258,11 @@ class Replay:
             slots = torch.arange(first, last)
             self._list_transitions(slots[~content["first"]])
         self._newest = list(saved["newest"])
+        if codes := saved.get("codes"):
+            place = self._places(codes["first"], codes["first"] + len(codes["coded"]))
+            for name in ("code", "coded"):
+                self._store[name][place] = codes[name].to(self.device)
+            self.coded, self._turn = codes["until"], codes["turn"]
 
     def prune(self, folder: Path) -> None:
         """Deletes files that the last `save` does not need."""
@@ -210,7 +300,7 @@ class Replay:
     def _reserved(self) -> dict[str, Tensor]:
         return {
             name: torch.empty(self.slots, *shape, dtype=dtype, device=self.device)
-            for name, (shape, dtype) in _layout(self.spec).items()
+            for name, (shape, dtype) in _layout(self.spec, self.code_dim).items()
         }
 
     def _check_memory(self) -> None:
@@ -225,9 +315,9 @@ class Replay:
             )
 
 
-def replay_bytes(spec: EnvSpec, capacity: int, num_envs: int = 1) -> int:
+def replay_bytes(spec: EnvSpec, capacity: int, num_envs: int = 1, code_dim: int = 0) -> int:
     """Memory of a replay when full."""
-    return _slots(spec, capacity, num_envs) * _slot_bytes(spec)
+    return _slots(spec, capacity, num_envs) * _slot_bytes(spec, code_dim)
 
 
 def _slots(spec: EnvSpec, capacity: int, num_envs: int) -> int:
@@ -241,11 +331,11 @@ def _reach(spec: EnvSpec, num_envs: int) -> int:
     return spec.frames * (1 if num_envs == 1 else 2 * num_envs)
 
 
-def _slot_bytes(spec: EnvSpec) -> int:
-    return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in _layout(spec).values())
+def _slot_bytes(spec: EnvSpec, code_dim: int) -> int:
+    return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in _layout(spec, code_dim).values())
 
 
-def _layout(spec: EnvSpec, *, saved: bool = False) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+def _layout(spec: EnvSpec, code_dim: int = 0, *, saved: bool = False) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Of one slot."""
     layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
         "frame": ((3, spec.image_size, spec.image_size), torch.uint8),
@@ -255,7 +345,11 @@ def _layout(spec: EnvSpec, *, saved: bool = False) -> dict[str, tuple[tuple[int,
         "first": ((), torch.bool),
         "before": ((), torch.int64),
     }
-    return layout if saved else layout | {"transition": ((), torch.int64)}
+    if saved:
+        return layout
+    if code_dim:
+        layout |= {"code": ((code_dim,), torch.get_default_dtype()), "coded": ((), torch.int64)}
+    return layout | {"transition": ((), torch.int64)}
 
 
 def container_memory() -> float:

@@ -131,6 +131,7 @@ class Run:
             config.device,
             config.num_envs,
             self.watch,
+            self.agent.code_dim,
         )
 
         self.display = make_display(config.steps, sum(self.agent.updates_due(step) for step in range(config.steps)))
@@ -262,8 +263,8 @@ class Run:
         if self.at.step < self.config.agent.random_steps:
             self.action = torch.rand(len(self.obs), self.spec.action_dim) * 2 - 1
         else:
-            obs = torch.stack([obs for obs in self.obs if obs is not None]).to(self.config.device)
-            actions, self.state = self.agent.act(obs, self.state, explore=True)
+            obs = torch.stack([obs for obs in self.obs if obs is not None])
+            actions, self.state = self.agent.act(self.agent.observe(self.replay, obs), self.state, explore=True)
             self.action = actions.cpu()
             if not self.action.isfinite().all():
                 raise LearningError("the policy has diverged, its actions are not numbers", sound=False)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+Seen = UInt8[Tensor, "b f c h w"] | Float[Tensor, "b f l"]  # stacks of frames, or the codes of their frames
 Metrics = dict[str, Tensor]  # name -> 0-d tensor, left on the device until the logger flushes
 
 
@@ -39,11 +40,11 @@ class Transition(NamedTuple):
     Straight from replay, `next_obs` is `obs` moved on by one frame: next_obs[:, :-1] equals obs[:, 1:].
     """
 
-    obs: UInt8[Tensor, "b f c h w"]  # oldest frame first
+    obs: Seen  # oldest frame first
     action: Float[Tensor, "b a"]
     reward: Float[Tensor, " b"]
     discount: Float[Tensor, " b"]  # gamma * (1 - terminated): what multiplies the bootstrap value
-    next_obs: UInt8[Tensor, "b f c h w"]
+    next_obs: Seen
 
 
 class Sequence(NamedTuple):

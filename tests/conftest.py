@@ -42,8 +42,17 @@ SMALL_OF: dict[str, dict] = {  # what else makes one small, by method
     },
 }
 
+CODE_DIM = 12  # numbers that replays of tests keep beside a frame
+STORED = {  # methods that learn from stored codes
+    "alda_stored": {"autoencoder_every": 2, "autoencoder_first": 3, "autoencoder_frames": 4, "refresh_frames": 5},
+    "darla_stored": {"num_latents": CODE_DIM, "active_range": (0, CODE_DIM)},
+}
+METHODS = [*AGENTS, *STORED]
+
 
 def small_config(name: str, **config) -> AgentConfig:
+    if name in STORED:
+        return small_config(name.removesuffix("_stored"), **{"codes": "stored", **STORED[name], **config})
     config_type = AGENTS[name][0]
     known = {setting: value for setting, value in SMALL.items() if hasattr(config_type, setting)}
     return config_type(**{**known, **SMALL_OF.get(name, {}), **config})
@@ -74,7 +83,7 @@ STEPS = 31
 
 def config_for(run_dir: Path, method: str = "alda", **changes) -> Config:
     agent = small_config(method)
-    size = {"alda": 32, "repo": 64}.get(method, 44)  # the smallest that each can see
+    size = {"alda": 32, "alda_stored": 32, "repo": 64}.get(method, 44)  # the smallest that each can see
     env = EnvConfig(
         task="cartpole_balance", episode_length=36, profile="fast", image_size=size
     )  # nine steps an episode
@@ -107,7 +116,11 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def replay() -> Replay:
-    return fill(Replay(SPEC, 100, 0.99))
+    return filled()
+
+
+def filled(*devices: str) -> Replay:
+    return fill(Replay(SPEC, 100, 0.99, *devices, code_dim=CODE_DIM))
 
 
 @pytest.fixture

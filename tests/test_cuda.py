@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import SPEC, fill, make_agent
+from conftest import METHODS, SPEC, STORED, fill, filled, make_agent
 from test_train import config_for, records
 
 from alda.agents import AGENTS
@@ -17,11 +17,11 @@ from alda.train import train
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("replay_device", ["cpu", "cuda"])
 @pytest.mark.parametrize("speed", ["plain", "fast"])
 def test_updates_are_finite_and_never_wait_for_the_device(name, replay_device, speed):
-    replay = fill(Replay(SPEC, 100, 0.99, replay_device, "cuda"))
+    replay = filled(replay_device, "cuda")
     agent = make_agent(name, speed, device="cuda")
     for step in range(10 * len(agent.hot)):  # the first calls warm up and are captured
         agent.update(replay, step)
@@ -34,11 +34,11 @@ def test_updates_are_finite_and_never_wait_for_the_device(name, replay_device, s
     assert all(value.isfinite() for row in metrics for value in row.values())
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", METHODS)
 def test_graphs_learn_and_act_as_eager_calls_do(name):
     results = []
     for captured in (False, True):
-        replay = fill(Replay(SPEC, 100, 0.99, "cuda"))
+        replay = filled("cuda")
         agent = make_agent(name, "fast", device="cuda")
         for method in () if captured else (*agent.hot, "act"):
             setattr(agent, method, getattr(agent, method).method)
@@ -54,11 +54,11 @@ def test_graphs_learn_and_act_as_eager_calls_do(name):
             assert graph[key].item() == pytest.approx(value.item(), rel=0.02, abs=0.01), key
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", METHODS)
 def test_acting_beside_learning_disturbs_neither(name):
     results = []
     for together in (False, True):
-        replay = fill(Replay(SPEC, 100, 0.99, "cuda"))
+        replay = filled("cuda")
         agent, player = (make_agent(name, "fast", device="cuda") for _ in range(2))
         beside, obs = Beside(torch.device("cuda")), replay.sample(1).obs
         torch.manual_seed(1)
@@ -91,7 +91,7 @@ def test_one_plain_look_at_a_batch_equals_the_cpu(name):
 
 @pytest.mark.parametrize("replay_device", ["cpu", "cuda"])
 @pytest.mark.parametrize("eval_workers", [0, 2])  # with processes, evaluation goes on beside learning
-@pytest.mark.parametrize("method", ["alda", "repo"])
+@pytest.mark.parametrize("method", ["alda", "repo", *STORED])
 def test_a_run_trains_and_resumes(tmp_path, replay_device, eval_workers, method):
     settings = {"device": "cuda", "replay_device": replay_device, "eval_workers": eval_workers}
     config = config_for(tmp_path / "run", method, steps=20, **settings)

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import SMALL, SPEC
+from conftest import METHODS, SMALL, SPEC, filled
 from conftest import make_agent as make
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -68,15 +68,17 @@ def everything(agent):
     return [*agent.state_dict().values(), *(t for state in states for t in state.values())]
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", METHODS)
 def test_learning_and_acting_survive_being_captured(name, replay):
     """Bit for bit, over every set of switches; a value kept in Python, a branch or a copy to the host would show."""
-    stages = {"denoiser_updates": 6, "vae_updates": 6} if name == "darla" else {}  # each long enough to be captured
+    long_enough = {"denoiser_updates": 6, "vae_updates": 6}
+    stages = long_enough if name.startswith("darla") else {}
     eager, captured = (make(name, "fast", **stages) for _ in range(2))
     recorded = []
 
     def record(call):
-        recorded.append((call.func.__name__, *call.keywords.items()))
+        shapes = tuple(leaf.shape for leaf in tree_leaves(call.args) if isinstance(leaf, torch.Tensor))
+        recorded.append((call.func.__name__, shapes, *call.keywords.items()))
         return Tape(partial(everything, captured), call)
 
     for method in (*captured.hot, "act"):
@@ -86,13 +88,16 @@ def test_learning_and_acting_survive_being_captured(name, replay):
     for agent in (eager, captured):
         torch.manual_seed(1)
         results.append([])
-        state = agent.initial_state(2)
+        state, replay = agent.initial_state(2), filled()
         for step in steps:
+            if step % 2:  # frames arrive, of one environment
+                replay.add(torch.zeros(2), 1.0, False, obs[0])
+                agent.observe(replay, obs[:1])
             metrics = agent.update(replay, step)
             action, state = agent.act(obs, state, explore=step % 2 == 0)
             results[-1].append({**metrics, "action": action})
     assert {method for method, *_ in recorded} == {*captured.hot, "act"}
-    assert len(set(recorded)) == len(recorded) >= len(captured.hot) + 2  # once for every set of switches
+    assert len(set(recorded)) == len(recorded) >= len(captured.hot) + 2  # once for every set of shapes and switches
     for step, (expected, got) in enumerate(zip(*results, strict=True)):
         assert expected.keys() == got.keys()
         for key, value in expected.items():
@@ -145,11 +150,11 @@ def test_filling_and_sampling_a_replay_never_waits_for_the_device(replay):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", METHODS)
 def test_compiled_image_layers_learn_the_same(name, replay):
     results = []
     for compiled in (False, True):
-        agent = accelerate(make(name), "fast", compiled=compiled)
+        agent, replay = accelerate(make(name), "fast", compiled=compiled), filled()
         torch.manual_seed(1)
         results.append([agent.update(replay, step) for step in range(4)])
         assert agent.act(replay.sample(2).obs, agent.initial_state(2), explore=False)[0].isfinite().all()

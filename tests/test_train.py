@@ -49,7 +49,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def uncut(tmp_path_factory):
     """Run directories of whole runs, made once."""
     runs = {}
-    for method in ("alda", "sac"):
+    for method in ("alda", "sac", "alda_stored"):
         runs[method] = tmp_path_factory.mktemp(method) / "run"
         train(config_for(runs[method], method))
     return runs
@@ -78,6 +78,9 @@ def cut_after(monkeypatch, calls: int) -> None:
         pytest.param("alda", 61, marks=pytest.mark.slow),
         pytest.param("sac", 17, marks=pytest.mark.slow),
         ("sac", 60),
+        pytest.param("alda_stored", 24, marks=pytest.mark.slow),
+        ("alda_stored", 40),
+        pytest.param("alda_stored", 64, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_cut_anywhere_and_resumed_equals_the_uncut_run(uncut, tmp_path, monkeypatch, capsys, method, calls):

@@ -7,8 +7,8 @@ Reconstruction and commitment train the encoder and the decoder. The critic trai
 no reward gradient reaches the encoder; as released, the memory keeps its evenly spaced values.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,18 +17,19 @@ from torch import Tensor, nn
 from torch.optim import Adam, AdamW
 
 from alda.agents.base import parameters_of
+from alda.agents.codes import FrameCodesConfig, SACOnCodes
 from alda.agents.decoding import psnr
-from alda.agents.sac import SAC, SACConfig
 from alda.errors import UserError
 from alda.latents import LatentConfig, make_latent
-from alda.nets.conv import FrameDecoder, FrameEncoder, HistoryEncoder, Norm
+from alda.nets.conv import WIDTHS, FrameDecoder, FrameEncoder, HistoryEncoder, Norm
 from alda.nets.mlp import Activation, initialize_
-from alda.nets.representation import Ends, Representation, to_float
-from alda.types import EnvSpec, Latents, Metrics, Transition
+from alda.nets.representation import Ends, FrameCodes, to_float
+from alda.replay import Replay
+from alda.types import EnvSpec, Latents, Metrics, Seen, Transition
 
 
 @dataclass(frozen=True)
-class ALDAConfig(SACConfig, LatentConfig):
+class ALDAConfig(FrameCodesConfig, LatentConfig):
     latent: str = "associative"
     """Latent model: associative (ALDA), quantized (QLAE), bio or bio_penalty (BioAE), identity (none), clamp and fsq
     (what is left of association without a memory), or one of your own in alda.latents.LATENTS."""
@@ -42,6 +43,11 @@ class ALDAConfig(SACConfig, LatentConfig):
     image)."""
     norm: Norm = "instance"
     """Normalisation in encoder and decoder. instance: as released; it also removes some brightness and colour."""
+    widths: tuple[int, int, int, int] = WIDTHS
+    """Channels of the encoder after each halving of the image; of the decoder in reverse order."""
+    decoder: Literal["released", "shuffle"] = "released"
+    """Decoder. released: a transposed convolution for each doubling of the image. shuffle: two of them, then one
+    convolution whose channels become 4x4 pixels; a third of the work."""
     weight_decay: float = 0.1
     """Decoupled weight decay of encoder and decoder."""
     decay_exclude_bias_norm: bool = False
@@ -50,16 +56,37 @@ class ALDAConfig(SACConfig, LatentConfig):
     """Width of the normalised bottleneck of actor and critic, and of the history features."""
     activation: Activation = "gelu"
     """Activation of actor and critic."""
+    autoencoder_every: int = 8
+    """With stored codes, learning steps between updates of the autoencoder; codes are refreshed as often. (Fresh codes:
+    the autoencoder learns from the sampled frames in every learning step.)"""
+    autoencoder_frames: int = 32
+    """With stored codes, frames per update of the autoencoder, drawn from all of replay."""
+    autoencoder_first: int = 250
+    """With stored codes, updates of the autoencoder alone before learning starts."""
+    refresh_frames: int = 64
+    """With stored codes, frames that are encoded again each time, those first whose codes are the oldest."""
+
+    from_zero: ClassVar[tuple[str, ...]] = ("autoencoder_first",)
+
+    def steady(self) -> "ALDAConfig":
+        return replace(self, random_steps=2, autoencoder_first=0)
 
 
-class ALDA(SAC):
+class ALDA(SACOnCodes):
     config: ALDAConfig
     representation: "AssociativeEncoder"
 
     def __init__(self, config: ALDAConfig, spec: EnvSpec) -> None:
         c = config
         super().__init__(c, spec, AssociativeEncoder(c, spec))
-        self.decoder = FrameDecoder(c.num_latents, spec.image_size, c.norm, self.representation.frames_per_image)
+        self.decoder = FrameDecoder(
+            c.num_latents,
+            spec.image_size,
+            c.norm,
+            self.representation.frames_per_image,
+            c.widths,
+            shuffle=c.decoder == "shuffle",
+        )
         self.decoder.apply(initialize_)
 
         trained = parameters_of(self.representation.encoder, self.decoder)
@@ -76,7 +103,36 @@ class ALDA(SAC):
         if "quant" in memory.codebook_grad:
             self.autoencoder_optimizers = (*self.autoencoder_optimizers, "codebook")
 
+        self.taken = 0  # learning steps with stored codes
+        if self.stores_codes:
+            self.hot = (*self.hot, "learn_autoencoder")
+
+    def updates_due(self, step: int) -> int:
+        first = self.config.autoencoder_first if self.stores_codes and step == self.config.random_steps else 0
+        return first + super().updates_due(step)
+
+    def update(self, replay: Replay, step: int) -> Metrics:
+        """With stored codes, the autoencoder has a schedule and frames of its own."""
+        if not self.stores_codes:
+            return super().update(replay, step)
+        c, metrics = self.config, {}
+        alone, self.taken = self.taken < c.autoencoder_first, self.taken + 1
+        if alone or self.taken % c.autoencoder_every == 0:
+            metrics = self.learn_autoencoder(replay.sample_frames(c.autoencoder_frames))
+        if alone:
+            replay.forget_codes()
+            return metrics
+        learned = super().update(replay, step)
+        if metrics:
+            metrics |= self.refresh(replay, c.refresh_frames)
+        return metrics | learned
+
+    def learn_autoencoder(self, frames: UInt8[Tensor, "n c h w"]) -> Metrics:
+        return self.update_autoencoder(to_float(frames))
+
     def update_representation(self, batch: Transition, ends: Ends) -> Metrics:
+        if self.stores_codes:
+            return {}
         seen = self.representation
         image = to_float(seen.images(batch.obs)[:, seen.reconstructed].flatten(0, 1))
         return self.update_autoencoder(image, ends.encoded)
@@ -117,17 +173,32 @@ class ALDA(SAC):
     def diagnose(self, obs: UInt8[Tensor, "b f c h w"]) -> Metrics:
         return super().diagnose(obs) | self.representation.memory.diagnose(self.representation.newest(obs))
 
+    def training_state(self) -> dict[str, Any]:
+        return super().training_state() | ({"taken": {"updates": self.taken}} if self.stores_codes else {})
 
-class AssociativeEncoder(Representation):
+    def load_training_state(self, saved: dict[str, Any]) -> None:
+        optimizers = dict(saved)
+        self.taken = optimizers.pop("taken", {"updates": 0})["updates"]
+        super().load_training_state(optimizers)
+
+
+class AssociativeEncoder(FrameCodes):
+    coders = ("encoder", "memory")
+
     def __init__(self, config: ALDAConfig, spec: EnvSpec) -> None:
         super().__init__()
         if spec.image_size < 16 or config.num_latents < 2:
             raise UserError("ALDA needs images of at least 16x16 pixels and at least two latents")
+        if config.codes == "stored":
+            _check_storable(config)
+        self.code_dim = config.num_latents
         self.out_dim = config.embed_dim if config.stack == "history" else config.num_latents
         self.critic_reaches_encoder = config.critic_grad != "none"
         self.reconstructed = slice(-1 if config.recon_frames == "last" else 0, None)  # of the images, those to decode
         self.frames_per_image = spec.frames if config.stack == "channels" else 1
-        self.encoder = FrameEncoder(config.num_latents, spec.image_size, config.norm, self.frames_per_image)
+        self.encoder = FrameEncoder(
+            config.num_latents, spec.image_size, config.norm, self.frames_per_image, config.widths
+        )
         self.memory = make_latent(config.latent, config)
         self.history: nn.Module = nn.Flatten()
         if config.stack == "history":
@@ -151,14 +222,17 @@ class AssociativeEncoder(Representation):
         """The policy's view of each image's latents."""
         return self.memory(encoded.flatten(0, 1)).policy.unflatten(0, encoded.shape[:2])
 
-    def forward(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b d"]:
+    def codes(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b i l"]:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.critic_reaches_encoder):
             encoded = self.encode(self.images(obs))
-        return self.history(self.code(encoded))
+        return self.code(encoded)
+
+    def forward(self, obs: Seen) -> Float[Tensor, "b d"]:
+        return self.history(obs if obs.is_floating_point() else self.codes(obs))
 
     def both_ends(self, batch: Transition) -> Ends:
         """In one pass, each of the F + 1 distinct frames is encoded once, for the critic and the decoder alike."""
-        if not self.one_pass:
+        if batch.obs.is_floating_point() or not self.one_pass:
             return super().both_ends(batch)
         images, following = self.images(batch.obs), self.images(batch.next_obs)
         first, *_ = range(images.shape[1])[slice(None) if self.critic_reaches_encoder else self.reconstructed]
@@ -172,3 +246,15 @@ class AssociativeEncoder(Representation):
         # Where the critic moves the encoder, the decoder's loss needs a second look at what it has become.
         encoded = None if self.critic_reaches_encoder else trained.flatten(0, 1)
         return Ends(self.history(code[:, :-1]), next_features, encoded)
+
+
+def _check_storable(config: ALDAConfig) -> None:
+    """Raise UserError where the reward trains what makes the codes, or where a code is not that of a single frame."""
+    trained = config.critic_grad != "none" and "--agent.critic-grad " + config.critic_grad
+    trained = trained or ("critic" in config.codebook_grad and "--agent.codebook-grad " + config.codebook_grad)
+    if trained:
+        raise UserError(
+            f"with {trained} the reward trains the codes, so they cannot be stored; use --agent.codes fresh"
+        )
+    if config.stack == "channels":
+        raise UserError("--agent.stack channels has no codes of single frames to store; use --agent.codes fresh")

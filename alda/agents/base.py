@@ -15,7 +15,7 @@ from alda.envs.data import Data
 from alda.latents.base import over_range
 from alda.nets.representation import to_float
 from alda.replay import Replay
-from alda.types import Latents, Metrics
+from alda.types import Latents, Metrics, Seen
 
 State = Any  # of a policy with a memory: tensors, or dicts of them, with the environment first; else None
 
@@ -52,6 +52,8 @@ class Agent(nn.Module, ABC):
     hot: tuple[str, ...] = ()
     shares_frames: bool = True
     """Whether next_obs is learned from as obs moved on by one frame, as it comes from replay."""
+    code_dim: int = 0
+    """Numbers that replay keeps beside each frame for this agent."""
 
     def __init__(self, config: AgentConfig) -> None:
         super().__init__()
@@ -72,10 +74,12 @@ class Agent(nn.Module, ABC):
         """Policy state at the start of an episode."""
         return None
 
+    def observe(self, replay: Replay, obs: UInt8[Tensor, "b f c h w"]) -> Seen:
+        """Return what `act` is to read of observations that have just been added to replay, one per environment."""
+        return obs.to(next(self.parameters()).device)
+
     @abstractmethod
-    def act(
-        self, obs: UInt8[Tensor, "b f c h w"], state: State, *, explore: bool
-    ) -> tuple[Float[Tensor, "b a"], State]:
+    def act(self, obs: Seen, state: State, *, explore: bool) -> tuple[Float[Tensor, "b a"], State]:
         """Choose one action per environment, in [-1, 1]."""
 
     @abstractmethod
@@ -163,4 +167,6 @@ def frozen_copy(module: M) -> M:
 
 @torch.no_grad()
 def polyak_(target: nn.Module, source: nn.Module, tau: float) -> None:
-    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), tau)
+    """Move a target network towards its source by name; it may lack parts that are never read."""
+    moving = dict(source.named_parameters())
+    torch._foreach_lerp_(list(target.parameters()), [moving[name] for name, _ in target.named_parameters()], tau)

@@ -18,21 +18,21 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from alda.agents.base import parameters_of
+from alda.agents.codes import FrameCodesConfig, SACOnCodes
 from alda.agents.decoding import psnr
-from alda.agents.sac import SAC, SACConfig
 from alda.errors import LearningError, UserError
 from alda.nets.conv import EluDecoder, EluEncoder, HistoryEncoder
 from alda.nets.mlp import Activation, initialize_
-from alda.nets.representation import Ends, Representation, to_float
+from alda.nets.representation import Ends, FrameCodes, to_float
 from alda.replay import Replay
-from alda.types import EnvSpec, Latents, Metrics, Transition
+from alda.types import EnvSpec, Latents, Metrics, Seen, Transition
 
 _HIDDEN = 256  # width of the beta-VAE's layer between convolutions and latents
 _LEAST_STD = 0.1  # of a feature, as a share of the average one
 
 
 @dataclass(frozen=True)
-class DARLAConfig(SACConfig):
+class DARLAConfig(FrameCodesConfig):
     random_steps: int = 50_000
     """Agent steps taken at random, from which stage 1 learns; they count as training (even: the actor catches up)."""
     denoiser_updates: int = 20_000
@@ -75,12 +75,12 @@ class DARLAConfig(SACConfig):
         return replace(self, random_steps=2, denoiser_updates=0, vae_updates=0, catch_up_updates=2)
 
 
-class DARLA(SAC):
+class DARLA(SACOnCodes):
     config: DARLAConfig
     representation: "FrozenEncoder"
     target_representation: "FrozenEncoder"
     feature_std: Tensor
-    hot = (*SAC.hot, "learn_denoiser", "learn_vae")
+    hot = (*SACOnCodes.hot, "learn_denoiser", "learn_vae")
 
     def __init__(self, config: DARLAConfig, spec: EnvSpec) -> None:
         c = config
@@ -107,7 +107,7 @@ class DARLA(SAC):
         c = self.config
         if step == c.random_steps:
             return c.denoiser_updates + c.vae_updates + c.catch_up_updates
-        return int(step > c.random_steps)
+        return c.updates_per_step * int(step > c.random_steps)
 
     def update(self, replay: Replay, step: int) -> Metrics:
         """Raises LearningError where the beta-VAE is refused: each time, until on_refusal says to continue."""
@@ -133,7 +133,10 @@ class DARLA(SAC):
             metrics = {**self.learn_vae(frames, beta), "vae/beta": beta}
         self.pretrained += 1
         if self.pretrained == c.denoiser_updates + c.vae_updates:
-            self.target_representation.encoder.load_state_dict(self.representation.encoder.state_dict())
+            if self.stores_codes:
+                replay.forget_codes()
+            else:
+                self.target_representation.encoder.load_state_dict(self.representation.encoder.state_dict())
             self.verdict = self._judge(replay) if c.vae_updates else None
         return metrics
 
@@ -244,14 +247,16 @@ class DARLA(SAC):
         super().load_training_state(optimizers)
 
 
-class FrozenEncoder(Representation):
+class FrozenEncoder(FrameCodes):
     """Means of each frame's latents, mixed over frames; the critic trains the mixing alone."""
+
+    coders = ("encoder",)
 
     def __init__(self, config: DARLAConfig, spec: EnvSpec) -> None:
         super().__init__()
         if spec.image_size < 16 or config.num_latents < 2:
             raise UserError("DARLA needs images of at least 16x16 pixels and at least two latents")
-        self.out_dim = config.embed_dim
+        self.out_dim, self.code_dim = config.embed_dim, config.num_latents
         self.encoder = GaussianEncoder(config.num_latents, spec.image_size)
         self.history = HistoryEncoder(spec.frames, config.num_latents, config.embed_dim)
 
@@ -259,18 +264,18 @@ class FrozenEncoder(Representation):
         return [self.history]
 
     @torch.no_grad()
-    def encode(self, frames: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b f l"]:
-        mean, _ = self.encoder(to_float(frames.flatten(0, 1)))
-        return mean.unflatten(0, frames.shape[:2])
+    def codes(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b f l"]:
+        mean, _ = self.encoder(to_float(obs.flatten(0, 1)))
+        return mean.unflatten(0, obs.shape[:2])
 
-    def forward(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b d"]:
-        return self.history(self.encode(obs))
+    def forward(self, obs: Seen) -> Float[Tensor, "b d"]:
+        return self.history(obs if obs.is_floating_point() else self.codes(obs))
 
     def both_ends(self, batch: Transition) -> Ends:
         """In one pass, each of the F + 1 distinct frames is encoded once."""
-        if not self.one_pass:
+        if batch.obs.is_floating_point() or not self.one_pass:
             return super().both_ends(batch)
-        means = self.encode(torch.cat([batch.obs[:, :1], batch.next_obs], dim=1))  # [B, F+1, L]
+        means = self.codes(torch.cat([batch.obs[:, :1], batch.next_obs], dim=1))  # [B, F+1, L]
         with torch.no_grad():
             next_features = self.history(means[:, 1:])
         return Ends(self.history(means[:, :-1]), next_features)

@@ -11,11 +11,13 @@ from alda.agents.base import Agent, AgentConfig, State, frozen_copy, parameters_
 from alda.nets.mlp import Activation, Actor, Critic, initialize_
 from alda.nets.representation import Ends, PixelEncoder, Representation
 from alda.replay import Replay
-from alda.types import EnvSpec, Latents, Metrics, Transition
+from alda.types import EnvSpec, Latents, Metrics, Seen, Transition
 
 
 @dataclass(frozen=True)
-class SACConfig(AgentConfig):
+class ActorCriticConfig(AgentConfig):
+    """Settings of actor, critic and their schedule, whatever they read."""
+
     hidden_dim: int = 1024
     """Width of the two hidden layers of actor and critic."""
     embed_dim: int = 100
@@ -24,6 +26,8 @@ class SACConfig(AgentConfig):
     """Activation of actor and critic."""
     learning_rate: float = 1e-3
     """Adam step size of actor, critic and encoder."""
+    q_norm: bool = False
+    """Layer normalisation in the hidden layers of the Q-functions (published: none)."""
     log_std_bounds: tuple[float, float] = (-10.0, 2.0)
     """Range of the policy's log standard deviation."""
     initial_temperature: float = 0.1
@@ -38,22 +42,35 @@ class SACConfig(AgentConfig):
     """Agent steps between updates of actor and temperature."""
     target_update_every: int = 2
     """Agent steps between updates of the target networks."""
+    updates_per_step: int = 1
+    """Learning steps per agent step."""
+
+
+@dataclass(frozen=True)
+class SACConfig(ActorCriticConfig):
+    conv_channels: int = 32
+    """Channels of each convolution."""
+    conv_layers: int = 11
+    """Convolutions of the image encoder; the first halves the image."""
 
 
 class SAC(Agent):
     """Variants change the representation, `augment`, or one of the losses."""
 
-    config: SACConfig
+    config: ActorCriticConfig
     hot: tuple[str, ...] = ("learn",)
 
-    def __init__(self, config: SACConfig, spec: EnvSpec, representation: Representation | None = None) -> None:
+    def __init__(self, config: ActorCriticConfig, spec: EnvSpec, representation: Representation | None = None) -> None:
         super().__init__(config)
         c = config
         self.shares_frames = type(self).augment is SAC.augment
-        self.representation = representation or PixelEncoder(spec)
+        if representation is None:
+            assert isinstance(c, SACConfig)
+            representation = PixelEncoder(spec, c.conv_channels, c.conv_layers)
+        self.representation = representation
         width = self.representation.out_dim
         self.actor = Actor(width, spec.action_dim, c.embed_dim, c.hidden_dim, c.activation, c.log_std_bounds)
-        self.critic = Critic(width, spec.action_dim, c.embed_dim, c.hidden_dim, c.activation)
+        self.critic = Critic(width, spec.action_dim, c.embed_dim, c.hidden_dim, c.activation, norm=c.q_norm)
         self.log_temperature = nn.Parameter(torch.tensor(c.initial_temperature).log())
         self.target_entropy = -float(spec.action_dim)
 
@@ -72,10 +89,11 @@ class SAC(Agent):
     def temperature(self) -> Tensor:
         return self.log_temperature.exp()
 
+    def updates_due(self, step: int) -> int:
+        return self.config.updates_per_step * super().updates_due(step)
+
     @torch.no_grad()
-    def act(
-        self, obs: UInt8[Tensor, "b f c h w"], state: State, *, explore: bool
-    ) -> tuple[Float[Tensor, "b a"], State]:
+    def act(self, obs: Seen, state: State, *, explore: bool) -> tuple[Float[Tensor, "b a"], State]:
         policy = self.actor(self.representation(obs))
         return (policy.rsample()[0] if explore else policy.mode), state
 

@@ -26,6 +26,8 @@ from alda.types import EnvSpec, Metrics, Transition
 class SACAEConfig(SACConfig):
     embed_dim: int = 50
     """Width of the normalised bottleneck of actor and critic; the decoder reads the critic's."""
+    conv_layers: int = 4
+    """Convolutions of the image encoder, the first of which halves the image, and of the decoder."""
     latent_coef: float = 1e-6
     """Weight of half the squared length of the code, which pulls it towards zero."""
     decoder_weight_decay: float = 1e-7
@@ -37,8 +39,8 @@ class SACAE(SAC):
 
     def __init__(self, config: SACAEConfig, spec: EnvSpec) -> None:
         c = config
-        super().__init__(c, spec, PixelEncoder(spec, depth=4, last_relu=True))
-        self.decoder = StackDecoder(c.embed_dim, spec.frames, spec.image_size)
+        super().__init__(c, spec, PixelEncoder(spec, c.conv_channels, c.conv_layers, last_relu=True))
+        self.decoder = StackDecoder(c.embed_dim, spec.frames, spec.image_size, c.conv_channels, c.conv_layers)
         self.decoder.apply(initialize_)
         # Besides the critic's Adam, which owns them too: each keeps moments of its own loss.
         self.optimizers["encoder"] = Adam(parameters_of(self.representation, self.critic.trunk), c.learning_rate)

@@ -25,6 +25,8 @@ class SADAConfig(SVEAConfig):
     them; overlay, conv, none: as of SVEA."""
     batch_size: int = 256
     """Transitions per update."""
+    conv_layers: int = 4
+    """Convolutions of the image encoder; the first halves the image."""
     embed_dim: int = 50
     """Width of the normalised bottleneck at the foot of actor and critic."""
     learning_rate: float = 5e-4
@@ -34,7 +36,7 @@ class SADAConfig(SVEAConfig):
     encoder_tau: float = 0.01
     """Polyak rate of the target critic's bottleneck; there is no target encoder."""
     update_every: int = 2
-    """Agent steps between learning steps."""
+    """Agent steps between rounds of learning, of updates_per_step learning steps each."""
     actor_update_every: int = 1
     """Agent steps between updates of actor and temperature; 1: in every learning step."""
     target_update_every: int = 1
@@ -45,7 +47,7 @@ class SADA(SVEA):
     config: SADAConfig
 
     def __init__(self, config: SADAConfig, spec: EnvSpec) -> None:
-        super().__init__(config, spec, CentredEncoder(spec, depth=4, last_relu=True))
+        super().__init__(config, spec, CentredEncoder(spec, config.conv_channels, config.conv_layers, last_relu=True))
         del self.target_representation
         for module in self.representation.modules():
             if isinstance(module, nn.Conv2d):
@@ -55,8 +57,8 @@ class SADA(SVEA):
     def updates_due(self, step: int) -> int:
         every = self.config.update_every
         if step == self.config.random_steps:
-            return step // every
-        return int(step > self.config.random_steps and step % every == 0)
+            return self.config.updates_per_step * (step // every)
+        return self.config.updates_per_step * int(step > self.config.random_steps and step % every == 0)
 
     def learn(self, batch: Transition, *, actor: bool, targets: bool) -> Metrics:
         """The actor sees the features that the critic has just learned from."""

@@ -49,7 +49,7 @@ class Parts:
         spec = spec_of(self.env)
         self.agent = make_agent(config.agent, spec).to(self.device)
         self.agent.prepare(config.data)
-        self.replay = Replay(spec, _TRANSITIONS, config.agent.discount, self.device)
+        self.replay = Replay(spec, _TRANSITIONS, config.agent.discount, self.device, code_dim=self.agent.code_dim)
         for i in range(_TRANSITIONS):
             obs = torch.randint(256, spec.obs_shape[1:], dtype=torch.uint8).expand(spec.obs_shape)
             if i % _EPISODE == 0:

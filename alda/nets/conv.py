@@ -1,5 +1,6 @@
 """Image encoders and decoders. Images are float in [0, 1]; decoders give logits."""
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -10,7 +11,7 @@ from alda.errors import UserError
 
 Norm = Literal["instance", "layer", "none"]
 NORMS: tuple[str, ...] = get_args(Norm)
-_WIDTHS = (32, 64, 128, 256)  # channels after each halving of the image, as released
+WIDTHS = (32, 64, 128, 256)  # channels after each halving of the image, as released
 _HIDDEN = 256
 _ELU_WIDTHS = (32, 32, 64, 64)  # the same of DARLA's
 
@@ -25,7 +26,7 @@ def _block(conv: nn.Module, channels: int, norm: Norm) -> list[nn.Module]:
 def _sides(image_size: int) -> list[int]:
     """Side of the image after 0, 1, ... halvings: 64, 32, 16, 8, 4."""
     sides = [image_size]
-    for _ in _WIDTHS:
+    for _ in WIDTHS:
         sides.append(sides[-1] // 2)
     return sides
 
@@ -37,16 +38,23 @@ class Convolutions(nn.Sequential):
 
 
 class FrameEncoder(nn.Module):
-    """One frame, or several as channels -> `out_dim` unbounded numbers."""
+    """One frame, or several as channels -> `out_dim` unbounded numbers. widths: channels after each halving."""
 
-    def __init__(self, out_dim: int, image_size: int = 64, norm: Norm = "instance", frames: int = 1) -> None:
+    def __init__(
+        self,
+        out_dim: int,
+        image_size: int = 64,
+        norm: Norm = "instance",
+        frames: int = 1,
+        widths: Sequence[int] = WIDTHS,
+    ) -> None:
         super().__init__()
-        chans = (3 * frames, *_WIDTHS)
-        blocks = [_block(nn.Conv2d(i, o, 4, 2, 1), o, norm) for i, o in zip(chans, _WIDTHS, strict=False)]
+        chans = (3 * frames, *widths)
+        blocks = [_block(nn.Conv2d(i, o, 4, 2, 1), o, norm) for i, o in zip(chans, widths, strict=False)]
         self.convs = Convolutions(*(layer for block in blocks for layer in block), nn.Flatten())
         side = _sides(image_size)[-1]
         self.head = nn.Sequential(
-            nn.Linear(_WIDTHS[-1] * side * side, _HIDDEN),
+            nn.Linear(widths[-1] * side * side, _HIDDEN),
             nn.GELU(),
             nn.Linear(_HIDDEN, _HIDDEN),
             nn.GELU(),
@@ -58,25 +66,46 @@ class FrameEncoder(nn.Module):
 
 
 class FrameDecoder(nn.Module):
-    """`in_dim` numbers -> logits of one frame, or of several as channels."""
+    """`in_dim` numbers -> logits of one frame, or of several as channels.
 
-    def __init__(self, in_dim: int, image_size: int = 64, norm: Norm = "instance", frames: int = 1) -> None:
+    widths: as of the encoder that it mirrors. shuffle: the two largest layers, which are most of the work, become one
+    convolution at a quarter of the image's side whose channels are laid out as 4x4 pixels.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        image_size: int = 64,
+        norm: Norm = "instance",
+        frames: int = 1,
+        widths: Sequence[int] = WIDTHS,
+        *,
+        shuffle: bool = False,
+    ) -> None:
         super().__init__()
         *small, _ = sides = _sides(image_size)[::-1]  # 4, 8, 16, 32, 64
+        if shuffle and 4 * sides[2] != image_size:
+            raise UserError(f"a decoder that shuffles pixels needs a multiple of 16 pixels, not {image_size}")
         self.head = nn.Sequential(
             nn.Linear(in_dim, _HIDDEN),
             nn.GELU(),
             nn.Linear(_HIDDEN, _HIDDEN),
             nn.GELU(),
-            nn.Linear(_HIDDEN, _WIDTHS[-1] * sides[0] ** 2),
+            nn.Linear(_HIDDEN, widths[-1] * sides[0] ** 2),
             nn.GELU(),
-            nn.Unflatten(-1, (_WIDTHS[-1], sides[0], sides[0])),
+            nn.Unflatten(-1, (widths[-1], sides[0], sides[0])),
         )
-        chans = (*_WIDTHS[::-1], _WIDTHS[0] // 2)  # 256, 128, 64, 32, 16
+        chans = (*widths[::-1], max(1, widths[0] // 2))  # 256, 128, 64, 32, 16
+        if shuffle:
+            chans, small = chans[:3], small[:2]
         layers: list[nn.Module] = []
         for i, o, side, doubled in zip(chans, chans[1:], small, sides[1:], strict=False):
             layers += _block(nn.ConvTranspose2d(i, o, 4, 2, 1, output_padding=doubled - 2 * side), o, norm)
-        self.convs = Convolutions(*layers, nn.ConvTranspose2d(chans[-1], 3 * frames, 3, 1, 1))
+        if shuffle:
+            layers += [nn.Conv2d(chans[-1], 16 * 3 * frames, 3, 1, 1), nn.PixelShuffle(4)]
+        else:
+            layers += [nn.ConvTranspose2d(chans[-1], 3 * frames, 3, 1, 1)]
+        self.convs = Convolutions(*layers)
 
     def forward(self, latent: Float[Tensor, "n l"]) -> Float[Tensor, "n c h w"]:
         return self.convs(self.head(latent))

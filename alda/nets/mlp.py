@@ -13,10 +13,13 @@ Activation = Literal["elu", "gelu", "relu"]
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {"elu": nn.ELU, "gelu": nn.GELU, "relu": nn.ReLU}
 
 
-def mlp(in_dim: int, hidden_dim: int, out_dim: int, activation: Activation, depth: int = 2) -> nn.Sequential:
-    """depth: hidden layers."""
+def mlp(
+    in_dim: int, hidden_dim: int, out_dim: int, activation: Activation, depth: int = 2, *, norm: bool = False
+) -> nn.Sequential:
+    """depth: hidden layers. norm: layer normalisation before each activation."""
     act, widths = ACTIVATIONS[activation], (in_dim, *[hidden_dim] * depth)
-    hidden = [layer for i, o in pairwise(widths) for layer in (nn.Linear(i, o), act())]
+    normed = [nn.LayerNorm] if norm else []
+    hidden = [m for i, o in pairwise(widths) for m in (nn.Linear(i, o), *(layer(o) for layer in normed), act())]
     return nn.Sequential(*hidden, nn.Linear(widths[-1], out_dim))
 
 
@@ -49,10 +52,19 @@ class Actor(nn.Module):
 class Critic(nn.Module):
     """Two Q-functions on one trunk."""
 
-    def __init__(self, in_dim: int, action_dim: int, embed_dim: int, hidden_dim: int, activation: Activation) -> None:
+    def __init__(
+        self,
+        in_dim: int,
+        action_dim: int,
+        embed_dim: int,
+        hidden_dim: int,
+        activation: Activation,
+        *,
+        norm: bool = False,
+    ) -> None:
         super().__init__()
         self.trunk = trunk(in_dim, embed_dim)
-        self.q = nn.ModuleList(mlp(embed_dim + action_dim, hidden_dim, 1, activation) for _ in range(2))
+        self.q = nn.ModuleList(mlp(embed_dim + action_dim, hidden_dim, 1, activation, norm=norm) for _ in range(2))
 
     def forward(self, features: Float[Tensor, "b d"], action: Float[Tensor, "b a"]) -> Float[Tensor, "2 b"]:
         x = torch.cat([self.trunk(features), action], dim=-1)

@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from alda.nets.conv import StackEncoder
-from alda.types import EnvSpec, Transition
+from alda.types import EnvSpec, Seen, Transition
 
 
 class Ends(NamedTuple):
@@ -25,8 +25,8 @@ class Representation(nn.Module, ABC):
     """Whether `both_ends` encodes the frames that obs and next_obs have in common once; set by alda.fast."""
 
     @abstractmethod
-    def forward(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b d"]:
-        """Features of a stack of frames."""
+    def forward(self, obs: Seen) -> Float[Tensor, "b d"]:
+        """Features of a stack of frames; where frames have codes, of a stack of codes as well."""
 
     def both_ends(self, batch: Transition) -> Ends:
         """Features of obs, and of next_obs without gradient."""
@@ -40,15 +40,33 @@ class Representation(nn.Module, ABC):
 
 
 class PixelEncoder(Representation):
-    """Convolutions over the stacked frames; depth and last_relu as of StackEncoder."""
+    """Convolutions over the stacked frames; channels, depth and last_relu as of StackEncoder."""
 
-    def __init__(self, spec: EnvSpec, depth: int = 11, *, last_relu: bool = False) -> None:
+    def __init__(self, spec: EnvSpec, channels: int = 32, depth: int = 11, *, last_relu: bool = False) -> None:
         super().__init__()
-        self.net = StackEncoder(spec.frames, spec.image_size, depth=depth, last_relu=last_relu)
+        self.net = StackEncoder(spec.frames, spec.image_size, channels, depth, last_relu=last_relu)
         self.out_dim = self.net.out_dim
 
     def forward(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b d"]:
         return self.net(to_float(obs.flatten(1, 2)))
+
+
+class FrameCodes(Representation):
+    """A code for each frame, which the reward does not train, and a network over the codes of a stack."""
+
+    code_dim: int
+    history: nn.Module
+    coders: tuple[str, ...]
+    """Names of the modules that make a code of a frame."""
+
+    @abstractmethod
+    def codes(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b f l"]:
+        """The code of each frame, for actor and critic."""
+
+    def read_codes_only(self) -> None:
+        """Remove the modules that make codes; the representation then reads stacks of codes alone."""
+        for name in self.coders:
+            setattr(self, name, nn.Identity())
 
 
 def to_float(image: UInt8[Tensor, "*n c h w"]) -> Float[Tensor, "*n c h w"]:

@@ -1,0 +1,243 @@
+"""Stored codes: the same learning as from fresh ones where they are fresh, and never older than said."""
+
+import math
+import random
+
+import pytest
+import torch
+from conftest import CODE_DIM, SPEC, STORED, fill, filled, make_agent, small_config
+
+from alda.agents import make_agent as make
+from alda.config import Config
+from alda.errors import UserError
+from alda.nets.representation import to_float
+from alda.replay import Replay
+
+
+@pytest.mark.parametrize("name", ["alda", "darla"])
+@pytest.mark.usefixtures("_float64")
+def test_stored_codes_that_are_fresh_teach_what_fresh_codes_do(name):
+    """Ten updates in float64, the encoder learning after each: every code is written anew before it, and the target
+    network of the run with fresh codes makes codes as the online one does."""
+    stages = {"denoiser_updates": 0, "vae_updates": 0} if name == "darla" else {"autoencoder_every": 10**9}
+    first = {"autoencoder_first": 0} if name == "alda" else {}
+    fresh = make_agent(name, **{**stages, "num_latents": CODE_DIM, "active_range": (0, 12)} if name == "darla" else {})
+    stored = make_agent(f"{name}_stored", **stages, **first)
+    fresh.update_representation = lambda *_: {}  # the autoencoder learns below, of both alike
+    rows, replays = {"fresh": [], "stored": []}, {"fresh": filled(), "stored": filled()}
+    for agent, kind in ((fresh, "fresh"), (stored, "stored")):
+        for step in range(10):
+            torch.manual_seed(step)
+            if kind == "fresh":
+                target, online = agent.target_representation, agent.representation
+                for part in online.coders:
+                    getattr(target, part).load_state_dict(getattr(online, part).state_dict())
+            else:
+                replays[kind].forget_codes()
+            rows[kind].append(agent.update(replays[kind], step))
+            if name == "alda":
+                agent.update_autoencoder(to_float(replays[kind].sample_frames(4)))
+    for expected, found in zip(rows["fresh"], rows["stored"], strict=True):
+        assert expected.keys() == found.keys()
+        for key, value in expected.items():
+            assert found[key].item() == pytest.approx(value.item(), rel=1e-9, abs=1e-12), key
+    weights = fresh.state_dict()
+    assert len(stored.state_dict()) < len(weights)  # there is no target encoder
+    for key, value in stored.state_dict().items():
+        torch.testing.assert_close(value, weights[key], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.usefixtures("_float64")
+def test_stale_codes_teach_something_else():
+    """What the test above would say if refreshing did nothing."""
+    losses = []
+    for forget in (True, False):
+        agent, replay = make_agent("alda_stored", autoencoder_every=10**9, autoencoder_first=0), filled()
+        for step in range(4):
+            torch.manual_seed(step)
+            if forget:
+                replay.forget_codes()
+            losses.append(agent.update(replay, step)["critic/loss"].item())
+            agent.update_autoencoder(to_float(replay.sample_frames(4)))
+    assert losses[0] == losses[4]
+    assert losses[3] != losses[7]
+
+
+def number(frames):
+    """The number that a frame of `counted` shows."""
+    return frames[..., 0, 0, 0].double() + 256 * frames[..., 1, 0, 0].double()
+
+
+def counted(n):
+    frame = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    frame[0], frame[1] = n % 256, n // 256
+    return frame
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("capacity", [40, 2_000])
+def test_codes_follow_their_frames_and_none_waits_longer_than_stated(num_envs, capacity):
+    """Against a list kept by hand: wrapping around, several environments, episodes of any length from one step on."""
+    rng, count, shown = random.Random(num_envs), 7, 0
+    replay = Replay(SPEC, capacity, 0.99, num_envs=num_envs, code_dim=1)
+    stacks, left = [None] * num_envs, [0] * num_envs
+    slots: list[int] = []  # slot -> number of its frame
+    encoded: dict[int, int] = {}  # slot -> call in which its code was written
+    turns: list[int] = []  # first kept slot at each call
+
+    def write(place):
+        replay.write_codes(place, number(replay.frames_at(place))[:, None].float())
+
+    def slot_of(place):
+        newest = (len(slots) - 1 - place) // replay.slots * replay.slots + place
+        assert 0 <= newest < len(slots)
+        return newest
+
+    for call in range(400):
+        for env in range(num_envs):
+            shown += 1
+            if left[env] == 0:
+                left[env], stacks[env] = rng.choice([1, 2, 5, 60]), [counted(shown)] * 3
+                replay.add_first(torch.stack(stacks[env]), env)
+                slots.append(shown)
+                shown += 1
+            stacks[env] = [*stacks[env][1:], counted(shown)]
+            replay.add(torch.zeros(2), 0.0, False, torch.stack(stacks[env]), env)
+            slots.append(shown)
+            left[env] -= 1
+        while replay.coded < replay.written:
+            place = replay.next_uncoded(4)
+            encoded |= {slot_of(p): call for p in place.tolist()}
+            write(place)
+        place = replay.next_in_turn(count)
+        assert len(place) == count
+        encoded |= {slot_of(p): call for p in place.tolist()}
+        write(place)
+        turns.append(call)
+
+        newest = replay.newest_codes().squeeze(-1)
+        assert torch.equal(newest.double(), number(torch.stack([torch.stack(stack) for stack in stacks])))
+        first = max(0, len(slots) - replay.slots)
+        waits = [call - encoded[slot] for slot in range(first, len(slots))]
+        assert max(waits) <= math.ceil(len(waits) / count)
+        seed = rng.randrange(10**6)
+        torch.manual_seed(seed)
+        codes = replay.sample_codes(5)
+        torch.manual_seed(seed)
+        frames = replay.sample(5)
+        for kept, seen in ((codes.obs, frames.obs), (codes.next_obs, frames.next_obs)):
+            assert torch.equal(kept.squeeze(-1).double(), number(seen))
+
+
+def test_sampling_codes_before_all_are_written_is_a_mistake(replay):
+    with pytest.raises(AssertionError, match="have no code yet"):
+        replay.sample_codes(3)
+
+
+@pytest.mark.parametrize("capacity", [50, 200])
+def test_a_saved_replay_keeps_its_codes(tmp_path, capacity):
+    replay = fill(Replay(SPEC, 50, 0.99, code_dim=2), steps=90)
+    while replay.coded < replay.written:
+        place = replay.next_uncoded(9)
+        replay.write_codes(place, torch.rand(len(place), 2))
+    replay.next_in_turn(5)
+    saved, loaded = replay.save(tmp_path), Replay(SPEC, capacity, 0.99, code_dim=2)
+    loaded.load(tmp_path, saved)
+    assert loaded.coded == replay.coded
+    kept = range(replay.written - replay.slots, replay.written)
+    places, others = (torch.tensor([slot % it.slots for slot in kept]) for it in (replay, loaded))
+    assert torch.equal(loaded.codes_at(others), replay.codes_at(places))
+    assert torch.equal(loaded.code_ages(others), replay.code_ages(places))
+    assert torch.equal(loaded.codes_at(loaded.next_in_turn(8)), replay.codes_at(replay.next_in_turn(8)))
+    assert loaded.sample_codes(6).obs.shape == (6, 3, 2)
+
+
+def test_only_the_newest_frame_is_encoded_to_act():
+    agent, replay = make_agent("alda_stored"), filled()
+    seen, encode = [], agent.encode
+    agent.encode = lambda frames: (seen.append(len(frames)), encode(frames))[1]
+    agent.encode_new(replay)
+    assert sum(seen) == replay.written
+    obs = torch.randint(256, (3, 3, 64, 64), dtype=torch.uint8)
+    replay.add(torch.zeros(2), 0.0, False, obs)
+    seen.clear()
+    codes = agent.observe(replay, obs[None])
+    assert seen == [1]
+    assert torch.equal(codes[0, -1], agent.representation.codes(obs[None, -1:])[0, 0])
+    action, _ = agent.act(codes, None, explore=False)
+    assert action.shape == (1, 2)
+
+
+def test_age_and_drift_are_what_they_say():
+    """By hand: which codes are how old, and how far they are from what the encoder says now."""
+    agent, replay = make_agent("alda_stored"), fill(Replay(SPEC, 100, 0.99, code_dim=CODE_DIM), steps=20)
+    agent.encode_new(replay)
+    old = replay.codes_at(torch.arange(21))
+    fill(replay, steps=10)
+    agent.encode_new(replay)
+    for parameter in agent.representation.encoder.parameters():
+        parameter.data.mul_(1.1)
+    metrics = agent.refresh(replay, 6)
+    codes = torch.cat([old, replay.codes_at(torch.arange(21, 32))])
+    fresh = agent.encode(replay.frames_at(torch.arange(6)))
+    drift = ((fresh - old[:6]) ** 2).mean() / codes.var(0).mean()
+    assert metrics["codes/drift"].item() == pytest.approx(drift.sqrt().item(), rel=1e-5)
+    assert metrics["codes/drift"] > 0
+    assert metrics["codes/oldest"].item() == 11  # ten steps and a reset
+    assert metrics["codes/age"].item() == pytest.approx(21 * 11 / 32)
+    assert torch.equal(replay.codes_at(torch.arange(6)), fresh)
+    assert replay.code_ages(torch.arange(8)).tolist() == [0] * 6 + [11] * 2
+
+
+def test_the_autoencoder_keeps_its_schedule():
+    """Alone at first, then with every fourth learning step, when codes are refreshed as well."""
+    agent, replay = make_agent("alda_stored", autoencoder_first=3, autoencoder_every=4), filled()
+    random_steps = agent.config.random_steps
+    assert [agent.updates_due(random_steps + i) for i in range(-1, 2)] == [0, 3 + random_steps, 1]
+    rows = [{key.split("/")[0] for key in agent.update(replay, step)} for step in range(12)]
+    both = {"autoencoder", "codes"}
+    assert [row & (both | {"critic"}) for row in rows] == [{"autoencoder"}] * 3 + [
+        {"critic"} | (both if taken % 4 == 0 else set()) for taken in range(4, 13)
+    ]
+
+
+def test_two_updates_a_step_are_due_where_asked_for():
+    agent = make_agent("sac", updates_per_step=2)
+    assert [agent.updates_due(step) for step in (4, 5, 6)] == [0, 10, 2]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"critic_grad": "ste"}, "the reward trains the codes"),
+        ({"critic_grad": "soft"}, "the reward trains the codes"),
+        ({"codebook_grad": "critic"}, "the reward trains the codes"),
+        ({"latent": "quantized", "codebook_grad": "critic+quant"}, "the reward trains the codes"),
+        ({"stack": "channels"}, "no codes of single frames"),
+    ],
+)
+def test_codes_that_cannot_be_stored_are_refused(setting, message):
+    with pytest.raises(UserError, match=message):
+        make(small_config("alda_stored", **setting), SPEC)
+
+
+def test_a_learning_encoder_must_refresh_its_codes():
+    with pytest.raises(UserError, match=r"--agent\.refresh-frames must be at least 1"):
+        Config(small_config("alda_stored", refresh_frames=0)).resolved()
+
+
+@pytest.mark.parametrize("latent", ["quantized", "bio", "bio_penalty", "identity", "clamp", "fsq"])
+def test_every_latent_model_learns_from_stored_codes(latent):
+    agent, replay = make_agent("alda_stored", latent=latent), filled()
+    rows = [agent.update(replay, step) for step in range(6)]
+    assert all(value.isfinite() for row in rows for value in row.values())
+    assert {key for row in rows for key in row} >= {"critic/loss", "autoencoder/loss", "codes/drift"}
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_acting_on_frames_and_on_their_codes_is_the_same(name):
+    agent, replay = make_agent(name), filled()
+    obs = replay.sample(3).obs
+    codes = agent.encode(obs.flatten(0, 1)).unflatten(0, (3, 3))
+    actions = [agent.act(seen, None, explore=False)[0] for seen in (obs, codes)]
+    torch.testing.assert_close(*actions, rtol=1e-5, atol=1e-6)
