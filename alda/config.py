@@ -91,6 +91,9 @@ class Config:
     """Where the replay lives: cpu or cuda (None: where the agent does)."""
     device: str | None = None
     """Where the agent lives: cpu or cuda (None: cuda where there is one)."""
+    threads: int | None = None
+    """Threads that PyTorch computes with on a CPU (None: one per core). Small networks learn faster with 1; if a core
+    is left then, the training environment gets a process of its own and plays while the agent learns."""
     speed: Speed = "fast"
     """plain: one thing after the other, in float32. fast: no frame encoded twice, image layers in bfloat16 where the
     hardware has it, fused optimisers, memory kept, CUDA graphs on a GPU (docs/speed.md)."""
@@ -207,13 +210,13 @@ def to_json(config: Config) -> dict[str, Any]:
     return {"method": config.method, **json.loads(json.dumps(content))}
 
 
-_NEWER_SETTINGS = frozenset(
+_NEWER_SETTINGS = {"threads"} | {
     f"agent.{name}"
     for name in (
         *("codes", "autoencoder_every", "autoencoder_frames", "autoencoder_first", "refresh_frames"),
         *("widths", "decoder", "q_norm", "updates_per_step", "conv_channels", "conv_layers"),
     )
-)
+}
 """Settings that runs of earlier versions do not name; their defaults are what was done then."""
 
 

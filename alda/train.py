@@ -17,7 +17,7 @@ from alda.agents import Agent, make_agent
 from alda.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from alda.config import Config, differences, from_json, load_config, spec_of, to_json
 from alda.console import Display
-from alda.envs.pool import LocalPool, Pool, Result, open_pool
+from alda.envs.pool import LocalPool, Pool, Result, count_cores, open_pool
 from alda.errors import LearningError, UserError, WorkerError
 from alda.evaluate import Episode, Evaluation, Job, episode_seeds
 from alda.export import export_meta
@@ -116,6 +116,8 @@ class Run:
         self.config, self.worlds, self.caught, self.run_dir = config, worlds, caught, config.run_dir
         self._check = check
         self.device = torch.device(config.device)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         env = config.make_env(config.train_shift, config.seed)
         self.spec, self.fps = spec_of(env), env.metadata["render_fps"]
@@ -137,13 +139,14 @@ class Run:
         self.display = make_display(config.steps, sum(self.agent.updates_due(step) for step in range(config.steps)))
         n, workers = config.num_envs, min(config.eval_workers or 0, len(config.shifts) * config.eval_episodes)
         self.overlaps = workers > 0 and bool(config.eval_beside)
-        shared = n > 1 and workers > 0 and not self.overlaps
+        apart = n > 1 or (config.threads or count_cores()) < count_cores()  # training environments, in processes
+        shared = apart and workers > 0 and not self.overlaps
 
         def processes(count: int) -> Pool:
             return open_pool(config.env_maker(), count, self.spec.obs_shape, self.display.say)
 
         self.stage = processes(max(n, workers) if shared else workers)  # plays evaluations
-        if n == 1:  # and this plays for training
+        if not apart:  # and this plays for training
             self.collector: Pool = LocalPool(lambda shift: env)  # noqa: ARG005
         else:
             env.close()
