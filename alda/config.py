@@ -214,7 +214,16 @@ _NEWER_SETTINGS = {"threads"} | {
     f"agent.{name}"
     for name in (
         *("codes", "autoencoder_every", "autoencoder_frames", "autoencoder_first", "refresh_frames"),
-        *("widths", "decoder", "q_norm", "updates_per_step", "conv_channels", "conv_layers"),
+        *(
+            "widths",
+            "decoder",
+            "q_norm",
+            "updates_per_step",
+            "conv_channels",
+            "conv_layers",
+            "halvings",
+            "decoder_samples",
+        ),
     )
 }
 """Settings that runs of earlier versions do not name; their defaults are what was done then."""

@@ -1,13 +1,15 @@
-"""Named settings: every method at its defaults, the variants that the paper compares, and the native settings of
-methods that were published at another image size or action repeat. Every setting can still be changed.
+"""Named settings: every method at its defaults, the variants that the paper compares, the native settings of methods
+that were published at another image size or action repeat, and a laptop size of every method, which learns in minutes
+on two cores (docs/laptop.md). Every setting can still be changed.
 """
 
 import sys
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from alda.agents import AGENTS
+from alda.agents import AGENTS, AgentConfig
 from alda.agents.alda import ALDAConfig
+from alda.agents.darla import DARLAConfig
 from alda.agents.drq import DrQConfig
 from alda.agents.repo import RePoConfig
 from alda.agents.sac import SACConfig
@@ -29,7 +31,14 @@ def presets() -> dict[str, Preset]:
         for name, (config, agent) in AGENTS.items()
     }
     variants = {name: Preset(words, replace(config, name=name)) for name, (words, config) in _VARIANTS.items()}
-    return methods | variants
+    return methods | variants | {f"{name}_laptop": _laptop(f"{name}_laptop", agent) for name, agent in _LAPTOP.items()}
+
+
+def _laptop(name: str, agent: AgentConfig) -> Preset:
+    """A run that ends within half an hour for ALDA, and a few hours for the others."""
+    description = f"{name.removesuffix('_laptop')} small enough to learn on two processor cores (docs/laptop.md)"
+    config = Config(agent, name=name, steps=100_000, eval_every=10_000, eval_episodes=5, video_every=0, threads=1)
+    return Preset(description, config)
 
 
 def _first_sentences(docstring: str) -> str:
@@ -72,4 +81,36 @@ _VARIANTS: dict[str, tuple[str, Config]] = {
         "SADA at its native 84 pixels and action repeat 2",
         Config(SADAConfig(), EnvConfig(image_size=84, action_repeat=2)),
     ),
+}
+
+_HEADS: dict[str, Any] = {"hidden_dim": 256, "batch_size": 64, "q_norm": True}
+_CONVS: dict[str, Any] = {"conv_channels": 16, "conv_layers": 4, "halvings": 2, "embed_dim": 64}
+_ALDA: dict[str, Any] = {
+    "codes": "stored",
+    "widths": (8, 16, 32, 64),
+    "decoder": "shuffle",
+    "embed_dim": 64,
+    "autoencoder_every": 16,
+    **_HEADS,
+}
+
+_LAPTOP: dict[str, AgentConfig] = {
+    "alda": ALDAConfig(**_ALDA),
+    "qlae": ALDAConfig(latent="quantized", **_ALDA),
+    "sac": SACConfig(**_CONVS, **_HEADS),
+    "drq": DrQConfig(**_CONVS, **_HEADS),
+    "svea": SVEAConfig(**_CONVS, **_HEADS),
+    "sac_ae": SACAEConfig(decoder_samples=16, **_CONVS, **_HEADS),
+    "sada": SADAConfig(**_CONVS, **_HEADS),
+    "darla": DARLAConfig(
+        codes="stored",
+        widths=(8, 16, 32, 64),
+        random_steps=5_000,
+        denoiser_updates=2_000,
+        vae_updates=4_000,
+        beta_warm_up=1_000,
+        embed_dim=64,
+        **_HEADS,
+    ),
+    "repo": RePoConfig(batch_size=16, sequence_length=16, deter_dim=100, hidden_dim=100, probe_stride=8),
 }

@@ -133,8 +133,8 @@ class Agent(nn.Module, ABC):
         """One gradient step of `loss` on everything the named optimisers own; its gradient norm is at most max_norm."""
         optimizers = [self.optimizers[name] for name in names]
         owned = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        for p in owned:
+            p.grad = None
         loss.backward(inputs=owned)
         if max_norm is not None:
             nn.utils.clip_grad_norm_(owned, max_norm)

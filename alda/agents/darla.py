@@ -7,7 +7,7 @@
 All in one run: the first agent steps are random, then stage 1 is learned at once, judged, and SAC begins.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -21,7 +21,7 @@ from alda.agents.base import parameters_of
 from alda.agents.codes import FrameCodesConfig, SACOnCodes
 from alda.agents.decoding import psnr
 from alda.errors import LearningError, UserError
-from alda.nets.conv import EluDecoder, EluEncoder, HistoryEncoder
+from alda.nets.conv import ELU_WIDTHS, EluDecoder, EluEncoder, HistoryEncoder
 from alda.nets.mlp import Activation, initialize_
 from alda.nets.representation import Ends, FrameCodes, to_float
 from alda.replay import Replay
@@ -43,6 +43,8 @@ class DARLAConfig(FrameCodesConfig):
     """Updates of SAC right after stage 1; then one per agent step."""
     num_latents: int = 32
     """Gaussian latents per frame."""
+    widths: tuple[int, int, int, int] = ELU_WIDTHS
+    """Channels of both encoders after each halving of the image; of the decoders in reverse order."""
     bottleneck_dim: int = 100
     """Width of the denoiser's bottleneck."""
     beta: float = 1.0
@@ -91,8 +93,10 @@ class DARLA(SACOnCodes):
                 "--agent.active-range or --agent.num-latents"
             )
         super().__init__(c, spec, FrozenEncoder(c, spec))
-        self.denoiser = Denoiser(c.bottleneck_dim, spec.image_size)
-        self.decoder = nn.Sequential(nn.Linear(c.num_latents, _HIDDEN), nn.ELU(), EluDecoder(_HIDDEN, spec.image_size))
+        self.denoiser = Denoiser(c.bottleneck_dim, spec.image_size, c.widths)
+        self.decoder = nn.Sequential(
+            nn.Linear(c.num_latents, _HIDDEN), nn.ELU(), EluDecoder(_HIDDEN, spec.image_size, c.widths)
+        )
         self.denoiser.apply(initialize_)
         self.decoder.apply(initialize_)
         self.register_buffer("feature_std", torch.ones(self.denoiser.encoder.out_dim))
@@ -257,7 +261,7 @@ class FrozenEncoder(FrameCodes):
         if spec.image_size < 16 or config.num_latents < 2:
             raise UserError("DARLA needs images of at least 16x16 pixels and at least two latents")
         self.out_dim, self.code_dim = config.embed_dim, config.num_latents
-        self.encoder = GaussianEncoder(config.num_latents, spec.image_size)
+        self.encoder = GaussianEncoder(config.num_latents, spec.image_size, config.widths)
         self.history = HistoryEncoder(spec.frames, config.num_latents, config.embed_dim)
 
     def critic_trained(self) -> list[nn.Module]:
@@ -284,9 +288,9 @@ class FrozenEncoder(FrameCodes):
 class GaussianEncoder(nn.Module):
     """One frame -> mean and log variance of each latent."""
 
-    def __init__(self, num_latents: int, image_size: int) -> None:
+    def __init__(self, num_latents: int, image_size: int, widths: Sequence[int] = ELU_WIDTHS) -> None:
         super().__init__()
-        self.convs = EluEncoder(image_size)
+        self.convs = EluEncoder(image_size, widths)
         self.head = nn.Sequential(nn.Linear(self.convs.out_dim, _HIDDEN), nn.ELU(), nn.Linear(_HIDDEN, 2 * num_latents))
 
     def forward(self, image: Float[Tensor, "n c h w"]) -> tuple[Float[Tensor, "n l"], Float[Tensor, "n l"]]:
@@ -297,11 +301,11 @@ class GaussianEncoder(nn.Module):
 class Denoiser(nn.Module):
     """One frame, partly covered -> logits of the whole."""
 
-    def __init__(self, bottleneck_dim: int, image_size: int) -> None:
+    def __init__(self, bottleneck_dim: int, image_size: int, widths: Sequence[int] = ELU_WIDTHS) -> None:
         super().__init__()
-        self.encoder = EluEncoder(image_size)
+        self.encoder = EluEncoder(image_size, widths)
         self.bottleneck = nn.Linear(self.encoder.out_dim, bottleneck_dim)
-        self.decoder = EluDecoder(bottleneck_dim, image_size)
+        self.decoder = EluDecoder(bottleneck_dim, image_size, widths)
 
     def forward(self, image: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         return self.decoder(self.bottleneck(self.encoder(image)))

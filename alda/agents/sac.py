@@ -51,7 +51,9 @@ class SACConfig(ActorCriticConfig):
     conv_channels: int = 32
     """Channels of each convolution."""
     conv_layers: int = 11
-    """Convolutions of the image encoder; the first halves the image."""
+    """Convolutions of the image encoder."""
+    halvings: int = 1
+    """How many of them, from the first on, halve the image."""
 
 
 class SAC(Agent):
@@ -66,7 +68,7 @@ class SAC(Agent):
         self.shares_frames = type(self).augment is SAC.augment
         if representation is None:
             assert isinstance(c, SACConfig)
-            representation = PixelEncoder(spec, c.conv_channels, c.conv_layers)
+            representation = PixelEncoder(spec, c.conv_channels, c.conv_layers, c.halvings)
         self.representation = representation
         width = self.representation.out_dim
         self.actor = Actor(width, spec.action_dim, c.embed_dim, c.hidden_dim, c.activation, c.log_std_bounds)

@@ -27,7 +27,9 @@ class SACAEConfig(SACConfig):
     embed_dim: int = 50
     """Width of the normalised bottleneck of actor and critic; the decoder reads the critic's."""
     conv_layers: int = 4
-    """Convolutions of the image encoder, the first of which halves the image, and of the decoder."""
+    """Convolutions of the image encoder, and of the decoder."""
+    decoder_samples: int | None = None
+    """Transitions of a batch that are reconstructed (None: all, as published); reconstruction is most of the work."""
     latent_coef: float = 1e-6
     """Weight of half the squared length of the code, which pulls it towards zero."""
     decoder_weight_decay: float = 1e-7
@@ -39,8 +41,10 @@ class SACAE(SAC):
 
     def __init__(self, config: SACAEConfig, spec: EnvSpec) -> None:
         c = config
-        super().__init__(c, spec, PixelEncoder(spec, c.conv_channels, c.conv_layers, last_relu=True))
-        self.decoder = StackDecoder(c.embed_dim, spec.frames, spec.image_size, c.conv_channels, c.conv_layers)
+        super().__init__(c, spec, PixelEncoder(spec, c.conv_channels, c.conv_layers, c.halvings, last_relu=True))
+        self.decoder = StackDecoder(
+            c.embed_dim, spec.frames, spec.image_size, c.conv_channels, c.conv_layers, c.halvings
+        )
         self.decoder.apply(initialize_)
         # Besides the critic's Adam, which owns them too: each keeps moments of its own loss.
         self.optimizers["encoder"] = Adam(parameters_of(self.representation, self.critic.trunk), c.learning_rate)
@@ -49,9 +53,10 @@ class SACAE(SAC):
 
     def update_representation(self, batch: Transition, ends: Ends) -> Metrics:
         """Looks anew, since the critic's step has moved the encoder."""
-        stack = batch.obs.flatten(1, 2)
+        seen = batch.obs[: self.config.decoder_samples]
+        stack = seen.flatten(1, 2)
         target = five_bits(stack, torch.rand(stack.shape, device=stack.device))
-        code = self.code(batch.obs)
+        code = self.code(seen)
         decoded = self.decoder(code)
         reconstruction = F.mse_loss(decoded, target)
         penalty = 0.5 * code.square().sum(-1).mean()
@@ -61,7 +66,7 @@ class SACAE(SAC):
             "autoencoder/loss": loss.detach(),
             "autoencoder/reconstruction": reconstruction.detach(),
             "autoencoder/penalty": penalty.detach(),
-            "autoencoder/psnr": psnr(newest(decoded.detach()), to_float(batch.obs[:, -1])),
+            "autoencoder/psnr": psnr(newest(decoded.detach()), to_float(seen[:, -1])),
         }
 
     def code(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b e"]:

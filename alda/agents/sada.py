@@ -26,7 +26,7 @@ class SADAConfig(SVEAConfig):
     batch_size: int = 256
     """Transitions per update."""
     conv_layers: int = 4
-    """Convolutions of the image encoder; the first halves the image."""
+    """Convolutions of the image encoder."""
     embed_dim: int = 50
     """Width of the normalised bottleneck at the foot of actor and critic."""
     learning_rate: float = 5e-4
@@ -47,7 +47,11 @@ class SADA(SVEA):
     config: SADAConfig
 
     def __init__(self, config: SADAConfig, spec: EnvSpec) -> None:
-        super().__init__(config, spec, CentredEncoder(spec, config.conv_channels, config.conv_layers, last_relu=True))
+        super().__init__(
+            config,
+            spec,
+            CentredEncoder(spec, config.conv_channels, config.conv_layers, config.halvings, last_relu=True),
+        )
         del self.target_representation
         for module in self.representation.modules():
             if isinstance(module, nn.Conv2d):

@@ -13,7 +13,7 @@ Norm = Literal["instance", "layer", "none"]
 NORMS: tuple[str, ...] = get_args(Norm)
 WIDTHS = (32, 64, 128, 256)  # channels after each halving of the image, as released
 _HIDDEN = 256
-_ELU_WIDTHS = (32, 32, 64, 64)  # the same of DARLA's
+ELU_WIDTHS = (32, 32, 64, 64)  # the same of DARLA's
 
 
 def _block(conv: nn.Module, channels: int, norm: Norm) -> list[nn.Module]:
@@ -112,43 +112,59 @@ class FrameDecoder(nn.Module):
 
 
 class StackEncoder(nn.Module):
-    """A stack of frames -> flat features: 3x3 convolutions, the first of stride 2.
+    """A stack of frames -> flat features: `depth` 3x3 convolutions, the first `halvings` of them of stride 2.
 
     depth 11 and no activation after the last is DMControl-GB's SAC; depth 4 with one (last_relu) that of SAC+AE.
     """
 
     def __init__(
-        self, frames: int, image_size: int, channels: int = 32, depth: int = 11, *, last_relu: bool = False
+        self,
+        frames: int,
+        image_size: int,
+        channels: int = 32,
+        depth: int = 11,
+        halvings: int = 1,
+        *,
+        last_relu: bool = False,
     ) -> None:
         super().__init__()
+        sides = _stack_sides(image_size, depth, halvings)
         convs: list[nn.Module] = [nn.Conv2d(3 * frames, channels, 3, 2)]
-        for _ in range(depth - 1):
-            convs += [nn.ReLU(), nn.Conv2d(channels, channels, 3)]
+        for layer in range(1, depth):
+            convs += [nn.ReLU(), nn.Conv2d(channels, channels, 3, 2 if layer < halvings else 1)]
         self.convs = Convolutions(*convs, *[nn.ReLU()] * last_relu, nn.Flatten())
-        side = (image_size - 3) // 2 + 1 - 2 * (depth - 1)
-        if side < 1:
-            raise UserError(f"{depth} convolutions need larger images than {image_size}x{image_size} pixels")
-        self.out_dim = channels * side * side
+        self.out_dim = channels * sides[-1] ** 2
 
     def forward(self, stack: Float[Tensor, "b fc h w"]) -> Float[Tensor, "b d"]:
         return self.convs(stack)
 
 
+def _stack_sides(image_size: int, depth: int, halvings: int) -> list[int]:
+    """Side of the image after 0, 1, ... 3x3 convolutions."""
+    sides = [image_size]
+    for layer in range(depth):
+        sides.append((sides[-1] - 3) // (2 if layer < halvings else 1) + 1)
+    if sides[-1] < 1:
+        raise UserError(f"{depth} convolutions need larger images than {image_size}x{image_size} pixels")
+    return sides
+
+
 class StackDecoder(nn.Module):
     """`in_dim` numbers -> a stack of frames, unbounded: StackEncoder the other way round, as in SAC+AE."""
 
-    def __init__(self, in_dim: int, frames: int, image_size: int, channels: int = 32, depth: int = 4) -> None:
+    def __init__(
+        self, in_dim: int, frames: int, image_size: int, channels: int = 32, depth: int = 4, halvings: int = 1
+    ) -> None:
         super().__init__()
-        largest = (image_size - 3) // 2 + 1  # side of the feature maps next to the image
-        side = largest - 2 * (depth - 1)
-        self.head = nn.Sequential(
-            nn.Linear(in_dim, channels * side * side), nn.ReLU(), nn.Unflatten(-1, (channels, side, side))
-        )
+        sides = _stack_sides(image_size, depth, halvings)
+        smallest = (channels, sides[-1], sides[-1])
+        self.head = nn.Sequential(nn.Linear(in_dim, channels * sides[-1] ** 2), nn.ReLU(), nn.Unflatten(-1, smallest))
         convs: list[nn.Module] = []
-        for _ in range(depth - 1):
-            convs += [nn.ConvTranspose2d(channels, channels, 3), nn.ReLU()]
-        remainder = image_size - (2 * largest + 1)
-        self.convs = Convolutions(*convs, nn.ConvTranspose2d(channels, 3 * frames, 3, 2, output_padding=remainder))
+        for layer in range(depth - 1, -1, -1):
+            out, stride = channels if layer else 3 * frames, 2 if layer < halvings else 1
+            remainder = sides[layer] - ((sides[layer + 1] - 1) * stride + 3)
+            convs += [nn.ConvTranspose2d(channels, out, 3, stride, output_padding=remainder), nn.ReLU()]
+        self.convs = Convolutions(*convs[:-1])
 
     def forward(self, code: Float[Tensor, "b d"]) -> Float[Tensor, "b fc h w"]:
         return self.convs(self.head(code))
@@ -157,13 +173,13 @@ class StackDecoder(nn.Module):
 class EluEncoder(nn.Module):
     """One frame -> flat features: four convolutions that halve the image, each with an ELU, as in DARLA."""
 
-    def __init__(self, image_size: int) -> None:
+    def __init__(self, image_size: int, widths: Sequence[int] = ELU_WIDTHS) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for i, o in zip((3, *_ELU_WIDTHS), _ELU_WIDTHS, strict=False):
+        for i, o in zip((3, *widths), widths, strict=False):
             layers += [nn.Conv2d(i, o, 4, 2, 1), nn.ELU()]
         self.convs = Convolutions(*layers, nn.Flatten())
-        self.out_dim = _ELU_WIDTHS[-1] * _sides(image_size)[-1] ** 2
+        self.out_dim = widths[-1] * _sides(image_size)[-1] ** 2
 
     def forward(self, image: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         return self.convs(image)
@@ -172,14 +188,12 @@ class EluEncoder(nn.Module):
 class EluDecoder(nn.Module):
     """`in_dim` numbers -> logits of one frame: EluEncoder the other way round."""
 
-    def __init__(self, in_dim: int, image_size: int) -> None:
+    def __init__(self, in_dim: int, image_size: int, widths: Sequence[int] = ELU_WIDTHS) -> None:
         super().__init__()
         sides = _sides(image_size)[::-1]
-        smallest = (_ELU_WIDTHS[-1], sides[0], sides[0])
-        self.head = nn.Sequential(
-            nn.Linear(in_dim, _ELU_WIDTHS[-1] * sides[0] ** 2), nn.ELU(), nn.Unflatten(-1, smallest)
-        )
-        chans = (*_ELU_WIDTHS[::-1], 3)
+        smallest = (widths[-1], sides[0], sides[0])
+        self.head = nn.Sequential(nn.Linear(in_dim, widths[-1] * sides[0] ** 2), nn.ELU(), nn.Unflatten(-1, smallest))
+        chans = (*widths[::-1], 3)
         layers: list[nn.Module] = []
         for i, o, side, doubled in zip(chans, chans[1:], sides, sides[1:], strict=False):
             layers += [nn.ConvTranspose2d(i, o, 4, 2, 1, output_padding=doubled - 2 * side), nn.ELU()]

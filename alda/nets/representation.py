@@ -40,11 +40,13 @@ class Representation(nn.Module, ABC):
 
 
 class PixelEncoder(Representation):
-    """Convolutions over the stacked frames; channels, depth and last_relu as of StackEncoder."""
+    """Convolutions over the stacked frames; channels, depth, halvings and last_relu as of StackEncoder."""
 
-    def __init__(self, spec: EnvSpec, channels: int = 32, depth: int = 11, *, last_relu: bool = False) -> None:
+    def __init__(
+        self, spec: EnvSpec, channels: int = 32, depth: int = 11, halvings: int = 1, *, last_relu: bool = False
+    ) -> None:
         super().__init__()
-        self.net = StackEncoder(spec.frames, spec.image_size, channels, depth, last_relu=last_relu)
+        self.net = StackEncoder(spec.frames, spec.image_size, channels, depth, halvings, last_relu=last_relu)
         self.out_dim = self.net.out_dim
 
     def forward(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b d"]:
