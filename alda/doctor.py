@@ -29,7 +29,7 @@ def doctor(*, renderer_only: bool = False) -> int:
 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     working = True
-    for section in (_versions, _memory, _processors, _extras, _rendering):
+    for section in (_versions, _memory, _processors, _extras, _rendering, _learning):
         try:
             for row in section():
                 table.add_row(*row)
@@ -60,6 +60,18 @@ def _rendering() -> list[tuple[str, str]]:
             (f"  {profile}", f"{speed:.1f} ms a frame" + (" (default)" if profile == default_profile() else ""))
         )
     return rows
+
+
+def _learning() -> list[tuple[str, str]]:
+    """One optimiser step in a process that has drawn: libraries that cannot live together show here."""
+    import torch
+
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.Adam([weight])
+    weight.sum().backward()
+    optimizer.step()
+    triton = version("triton") if find_spec("triton") else "not installed"
+    return [("learning", f"an optimiser step after rendering works; triton {triton}")]
 
 
 def _versions() -> list[tuple[str, str]]:

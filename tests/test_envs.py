@@ -1,5 +1,8 @@
 import json
+import subprocess
+import sys
 import warnings
+from importlib.util import find_spec
 from itertools import pairwise
 
 import gymnasium
@@ -321,3 +324,23 @@ def test_a_bad_table_is_refused_in_one_sentence(tmp_path, content, message):
         alda.make_env("walker_walk", shift="color_hard", data=Data(color_table=tmp_path / "t.json"))
     with pytest.raises(UserError, match="could not be read"):
         alda.make_env("walker_walk", shift="color_hard", data=Data(color_table=tmp_path / "none.json"))
+
+
+AFTER_DRAWING = {
+    "an optimiser": "import torch; torch.optim.Adam([torch.nn.Parameter(torch.ones(1))])",
+    "triton": "import triton",
+}
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.parametrize("imported", AFTER_DRAWING)
+@pytest.mark.parametrize("draws", ["make_env('cartpole_balance').reset()", "renderer_name()"])
+def test_a_process_that_has_drawn_can_still_import_triton(imported, draws):
+    """PyTorch's CUDA build has triton, whose LLVM and Mesa's end in a segmentation fault in the other order."""
+    code = "from alda.envs import make_env; from alda.envs.rendering import renderer_name; "
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}{draws}; {AFTER_DRAWING[imported]}; print('alive')"],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr

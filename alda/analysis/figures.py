@@ -41,7 +41,17 @@ def plot_runs(runs: Sequence[Path], *, out: Path | None = None) -> Path:
         singles = [row.get(f"eval/{shift}/returns", [mean]) for row, mean in zip(rows, means, strict=True)]
         below = [mean - min(single) for mean, single in zip(means, singles, strict=True)]
         above = [max(single) - mean for mean, single in zip(means, singles, strict=True)]
-        panels[0].errorbar(steps, means, [below, above], marker="o", markersize=3, capsize=2, label=label)
+        (line, *_) = panels[0].errorbar(steps, means, [below, above], marker="o", markersize=3, capsize=2, label=label)
+        if len(runs) == 1:
+            for end in {0, len(rows) - 1}:
+                panels[0].annotate(
+                    f"{means[end]:.0f}",
+                    (steps[end], means[end]),
+                    xytext=(0, 7),
+                    textcoords="offset points",
+                    ha="center",
+                    color=line.get_color(),
+                )
         if f"eval/{shift}/psnr" in rows[0]:
             panels[1].plot(steps, [row[f"eval/{shift}/psnr"] for row in rows], marker="o", markersize=3, label=label)
     tasks = ", ".join(sorted({config.env.task for config, _ in curves}))
