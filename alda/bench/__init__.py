@@ -7,7 +7,7 @@
 Ratios are of one run and of blocks that took turns, so that a machine busy with something else slows down both.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +50,7 @@ def bench(
     """
     known = presets()
     agents: dict[str, AgentConfig] = {}
+    threads: dict[str, int | None] = {}
     for name in AGENTS if "all" in methods else methods:
         if name not in known:
             raise UserError(unknown("method", name, known))
@@ -60,16 +61,23 @@ def bench(
             raise UserError(f"{name} is not measured, as it has a world of its own; name its method, {config.method}")
         agent = config.agent.steady()
         agents[name] = agent if batch_size is None else replace(agent, batch_size=batch_size)
+        threads[name] = config.threads
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
     plan = Plan(rounds, seconds, _LAP[device.partition(":")[0]] if lap is None else lap, laps)
-    return bench_agents(agents, EnvConfig(task=task), plan, device=device, out=out)
+    return bench_agents(agents, EnvConfig(task=task), plan, device=device, out=out, threads=threads)
 
 
 def bench_agents(
-    agents: dict[str, AgentConfig], env: EnvConfig, plan: Plan, *, device: str, out: Path | None = None
+    agents: dict[str, AgentConfig],
+    env: EnvConfig,
+    plan: Plan,
+    *,
+    device: str,
+    out: Path | None = None,
+    threads: Mapping[str, int | None] | None = None,
 ) -> dict[str, Any]:
-    """The same for agents of any size, by the name that the tables give them."""
+    """The same for agents of any size, by the name that the tables give them. threads: of those that name a number."""
     _check(agents, env, plan)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +86,8 @@ def bench_agents(
     measured: dict[str, Any] = {}
     with _progress(console, len(agents) * turns_of(plan)) as say:
         for name, agent in agents.items():
-            pair = {speed: Subject(name, agent, speed, env, device, plan) for speed in ("plain", "fast")}
+            own = (threads or {}).get(name)
+            pair = {speed: Subject(name, agent, speed, env, device, plan, own) for speed in ("plain", "fast")}
             measured[name] = measure(pair, say)
     record = summary(measured, plan, task=env.task, device=device)
     show(record, console)

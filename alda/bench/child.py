@@ -44,6 +44,8 @@ class Parts:
     def __init__(self, subject: Subject) -> None:
         config = subject.config()
         self.seconds, self.device = subject.plan.seconds, torch.device(subject.device)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
         torch.manual_seed(0)
         self.env = config.make_env()
         spec = spec_of(self.env)

@@ -47,13 +47,15 @@ class Subject:
     env: EnvConfig
     device: str
     plan: Plan
+    threads: int | None = None
 
     def __str__(self) -> str:
         return f"{self.method} {self.speed}"
 
     def config(self) -> Config:
         """Of a run with episodes of full length."""
-        return Config(agent=self.agent, env=self.env, device=self.device, speed=self.speed).resolved()
+        config = Config(agent=self.agent, env=self.env, device=self.device, speed=self.speed, threads=self.threads)
+        return config.resolved()
 
     def training(self, run_dir: Path) -> Config:
         """Of a short run in the paper's proportions. Evaluation stays in one world, as making others takes as long
@@ -65,6 +67,7 @@ class Subject:
             env=replace(self.env, episode_length=length * repeat),
             device=self.device,
             speed=self.speed,
+            threads=self.threads,
             run_dir=run_dir,
             steps=self.plan.steps,
             shifts=("train",),

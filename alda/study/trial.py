@@ -57,7 +57,7 @@ def _seconds(run: StudyRun, threads: int) -> tuple[float, float]:
     if type(config.agent).__module__ == "__main__":
         raise UserError("it is written in the program itself, which a trial does not run")
     assert config.device is not None
-    subject = Subject(run.kind, config.agent.steady(), config.speed, config.env, config.device, _PLAN)
+    subject = Subject(run.kind, config.agent.steady(), config.speed, config.env, config.device, _PLAN, config.threads)
     with closing(Child(subject, threads)) as child:
         child.answer()  # has imported what it needs
         child.ask((subject, None))
