@@ -1,13 +1,16 @@
 """The command line: alda <command> [options]. Each command is imported when it is called, so that help is instant."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from alda.envs.data import Data
 from alda.errors import LearningError, UserError, WorkerError
+
+if TYPE_CHECKING:
+    from alda.config import Config
 
 
 def train(words: list[str]) -> None:
@@ -19,8 +22,23 @@ def train(words: list[str]) -> None:
     from alda.train import train as run
 
     choices = {name: (preset.description, preset.config) for name, preset in presets().items()}
+    if words and not words[0].startswith("-"):
+        _check_preset(words[0], words[1:], {name: config for name, (_, config) in choices.items()})
     config = tyro.extras.overridable_config_cli(choices, prog="alda train", args=words)
     (train_seeds if config.seeds else run)(config)
+
+
+def _check_preset(name: str, words: list[str], configs: Mapping[str, "Config"]) -> None:
+    """Say in a sentence what the parser of all presets would say in a page."""
+    from alda.envs.tasks import unknown
+
+    if name not in configs:
+        raise UserError(unknown("preset", name, configs))
+    if not hasattr(configs[name].agent, "codes") and any(word.startswith("--agent.codes") for word in words):
+        raise UserError(
+            f"the reward trains the encoder of {name}, so codes of frames cannot be stored; --agent.codes is for alda, "
+            "qlae, bioae and darla"
+        )
 
 
 def evaluate(words: list[str]) -> None:

@@ -57,14 +57,22 @@ class Policy:
         return torch.from_numpy(obs)[None].to(next(self.agent.parameters()).device)
 
 
+PRETRAINED = Path(__file__).parent / "pretrained"
+"""One exported policy per task, of laptop size (docs/laptop.md)."""
+
+
 def load(run_dir: str | os.PathLike[str], *, device: str = "cpu") -> Policy:
     """The newest policy of a run directory, or that of a folder that `alda export` wrote; in float32.
 
+    A task's name, as in alda.load("walker_walk"), stands for the policy of that task that comes with this package,
+    unless there is a folder of that name.
     Raises UserError where there is none, or it is damaged, or changed. Loading reads numbers and JSON; it never runs
     code from the files, and never opens the policy.pt2 of an export.
     """
     check_device(device)
     folder = Path(run_dir)
+    if not folder.exists() and folder.name == str(run_dir) and (PRETRAINED / folder).is_dir():
+        folder = PRETRAINED / folder
     meta = export_meta(folder)
     config = load_config(folder)
     spec = load_spec(folder)

@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 
-from alda.nets.conv import FrameDecoder, FrameEncoder, HistoryEncoder, StackEncoder
+from alda.agents.base import polyak_
+from alda.errors import UserError
+from alda.nets.conv import FrameDecoder, FrameEncoder, HistoryEncoder, StackDecoder, StackEncoder
 from alda.nets.distributions import SquashedNormal
 from alda.nets.mlp import Actor, Critic, initialize_
 
@@ -116,3 +118,49 @@ def test_log_std_stays_within_its_bounds():
     log_std = actor(torch.randn(1_000, 4)).log_std
     assert log_std.min().item() == pytest.approx(-10, abs=1e-3)
     assert log_std.max().item() == pytest.approx(2, abs=1e-3)
+
+
+@pytest.mark.parametrize("size", [44, 64])
+def test_a_decoder_that_shuffles_pixels_lays_channels_out_as_blocks(size):
+    """By hand: pixel (4y + i, 4x + j) of colour c is channel 16c + 4i + j at (y, x)."""
+    decoder, code = FrameDecoder(6, size, widths=(4, 6, 8, 10), shuffle=True), torch.randn(2, 6)
+    *layers, conv, shuffle = decoder.convs
+    small = conv(nn.Sequential(*layers)(decoder.head(code)))
+    image = decoder(code)
+    assert image.shape == (2, 3, size, size)
+    for c, y, x, i, j in [(0, 0, 0, 0, 0), (2, 3, 5, 1, 2), (1, size // 4 - 1, 0, 3, 3)]:
+        assert torch.equal(image[:, c, 4 * y + i, 4 * x + j], small[:, 16 * c + 4 * i + j, y, x])
+    assert isinstance(shuffle, nn.PixelShuffle)
+
+
+def test_a_decoder_that_shuffles_pixels_needs_whole_blocks():
+    with pytest.raises(UserError, match="a multiple of 4 pixels, not 46"):
+        FrameDecoder(6, 46, shuffle=True)
+
+
+@pytest.mark.parametrize("halvings", [1, 2, 4])
+@pytest.mark.parametrize("size", [64, 84, 61])
+def test_a_stack_decoder_mirrors_its_encoder(size, halvings):
+    encoder, decoder = StackEncoder(3, size, 4, 4, halvings), StackDecoder(7, 3, size, 4, 4, halvings)
+    stack = torch.rand(2, 9, size, size)
+    assert encoder(stack).shape == (2, encoder.out_dim)
+    assert decoder(torch.rand(2, 7)).shape == stack.shape
+    shapes = [layer.stride[0] for layer in encoder.convs if isinstance(layer, nn.Conv2d)]
+    assert shapes == [2] * halvings + [1] * (4 - halvings)
+    assert [layer.stride[0] for layer in decoder.convs if isinstance(layer, nn.ConvTranspose2d)] == shapes[::-1]
+
+
+def test_q_functions_may_be_normalised_and_policies_are_not():
+    plain, normed = (Critic(5, 2, 8, 16, "relu", norm=norm) for norm in (False, True))
+    assert count(normed) - count(plain) == 2 * 2 * 2 * 16  # two Qs, two layers, gain and offset
+    hidden = normed.q[0][:2](torch.randn(4, 10))
+    assert hidden.mean(-1).abs().max() < 1e-5
+
+
+def test_a_target_that_lacks_parts_follows_in_those_it_has():
+    source = nn.ModuleDict({"encoder": nn.Linear(3, 4), "history": nn.Linear(4, 2)})
+    target = nn.ModuleDict({"encoder": nn.Identity(), "history": nn.Linear(4, 2)})
+    expected = [0.75 * t + 0.25 * s for t, s in zip(target.parameters(), source["history"].parameters(), strict=True)]
+    polyak_(target, source, 0.25)
+    for found, wanted in zip(target.parameters(), expected, strict=True):
+        torch.testing.assert_close(found.data, wanted.data)

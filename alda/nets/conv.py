@@ -85,7 +85,9 @@ class FrameDecoder(nn.Module):
         super().__init__()
         *small, _ = sides = _sides(image_size)[::-1]  # 4, 8, 16, 32, 64
         if shuffle and 4 * sides[2] != image_size:
-            raise UserError(f"a decoder that shuffles pixels needs a multiple of 16 pixels, not {image_size}")
+            raise UserError(
+                f"--agent.decoder shuffle needs images whose side is a multiple of 4 pixels, not {image_size}"
+            )
         self.head = nn.Sequential(
             nn.Linear(in_dim, _HIDDEN),
             nn.GELU(),
