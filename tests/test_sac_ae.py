@@ -7,7 +7,7 @@ from alda.agents.sac_ae import five_bits, newest
 from alda.nets.conv import StackDecoder
 from alda.nets.representation import PixelEncoder
 from alda.replay import Replay
-from alda.types import EnvSpec
+from alda.types import EnvSpec, Transition
 
 
 def test_pixels_are_quantised_to_five_bits_as_in_this_table():
@@ -130,3 +130,17 @@ def test_reconstruct_and_diagnose_say_the_same(replay):
     assert image.shape == (3, 3, SPEC.image_size, SPEC.image_size)
     quality = -10 * ((image - truth) ** 2).mean().log10()
     assert agent.diagnose(obs)["psnr"].item() == pytest.approx(quality.item(), abs=0.01)
+
+
+def test_reconstruction_may_learn_from_a_part_of_the_batch(replay):
+    """The first so many transitions; Q-functions learn from all."""
+    whole, part = make("sac_ae"), make("sac_ae", decoder_samples=2)
+    batch, seen = replay.sample(4), []
+    part.decoder.register_forward_hook(lambda *hooked: seen.append(len(hooked[-1])))
+    for agent, given in ((whole, Transition(*(field[:2] for field in batch))), (part, batch)):
+        torch.manual_seed(4)
+        agent.metrics = agent.update_representation(given, agent.representation.both_ends(given))
+    assert seen == [2]
+    assert whole.metrics.keys() == part.metrics.keys()
+    for key, value in whole.metrics.items():
+        assert torch.equal(part.metrics[key], value), key
