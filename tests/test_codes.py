@@ -13,16 +13,18 @@ from alda.errors import UserError
 from alda.nets.representation import to_float
 from alda.replay import Replay
 
+SMALL_LAYERS = {"widths": (4, 6, 8, 8)}
+
 
 @pytest.mark.parametrize("name", ["alda", "darla"])
 @pytest.mark.usefixtures("_float64")
 def test_stored_codes_that_are_fresh_teach_what_fresh_codes_do(name):
     """Ten updates in float64, the encoder learning after each: every code is written anew before it, and the target
     network of the run with fresh codes makes codes as the online one does."""
-    stages = {"denoiser_updates": 0, "vae_updates": 0} if name == "darla" else {"autoencoder_every": 10**9}
-    first = {"autoencoder_first": 0} if name == "alda" else {}
-    fresh = make_agent(name, **{**stages, "num_latents": CODE_DIM, "active_range": (0, 12)} if name == "darla" else {})
-    stored = make_agent(f"{name}_stored", **stages, **first)
+    stages = {"denoiser_updates": 0, "vae_updates": 0} if name == "darla" else SMALL_LAYERS
+    schedule = {"autoencoder_every": 10**9, "autoencoder_first": 0} if name == "alda" else {}
+    fresh = make_agent(name, **stages, **({} if name == "alda" else {**STORED["darla_stored"]}))
+    stored = make_agent(f"{name}_stored", **stages, **schedule)
     fresh.update_representation = lambda *_: {}  # the autoencoder learns below, of both alike
     rows, replays = {"fresh": [], "stored": []}, {"fresh": filled(), "stored": filled()}
     for agent, kind in ((fresh, "fresh"), (stored, "stored")):
@@ -52,7 +54,10 @@ def test_stale_codes_teach_something_else():
     """What the test above would say if refreshing did nothing."""
     losses = []
     for forget in (True, False):
-        agent, replay = make_agent("alda_stored", autoencoder_every=10**9, autoencoder_first=0), filled()
+        agent, replay = (
+            make_agent("alda_stored", autoencoder_every=10**9, autoencoder_first=0, **SMALL_LAYERS),
+            filled(),
+        )
         for step in range(4):
             torch.manual_seed(step)
             if forget:
@@ -75,7 +80,7 @@ def counted(n):
 
 
 @pytest.mark.parametrize("num_envs", [1, 3])
-@pytest.mark.parametrize("capacity", [40, 2_000])
+@pytest.mark.parametrize("capacity", [40, 600])
 def test_codes_follow_their_frames_and_none_waits_longer_than_stated(num_envs, capacity):
     """Against a list kept by hand: wrapping around, several environments, episodes of any length from one step on."""
     rng, count, shown = random.Random(num_envs), 7, 0
@@ -83,7 +88,6 @@ def test_codes_follow_their_frames_and_none_waits_longer_than_stated(num_envs, c
     stacks, left = [None] * num_envs, [0] * num_envs
     slots: list[int] = []  # slot -> number of its frame
     encoded: dict[int, int] = {}  # slot -> call in which its code was written
-    turns: list[int] = []  # first kept slot at each call
 
     def write(place):
         replay.write_codes(place, number(replay.frames_at(place))[:, None].float())
@@ -93,7 +97,7 @@ def test_codes_follow_their_frames_and_none_waits_longer_than_stated(num_envs, c
         assert 0 <= newest < len(slots)
         return newest
 
-    for call in range(400):
+    for call in range(120):
         for env in range(num_envs):
             shown += 1
             if left[env] == 0:
@@ -113,8 +117,6 @@ def test_codes_follow_their_frames_and_none_waits_longer_than_stated(num_envs, c
         assert len(place) == count
         encoded |= {slot_of(p): call for p in place.tolist()}
         write(place)
-        turns.append(call)
-
         newest = replay.newest_codes().squeeze(-1)
         assert torch.equal(newest.double(), number(torch.stack([torch.stack(stack) for stack in stacks])))
         first = max(0, len(slots) - replay.slots)

@@ -25,7 +25,7 @@ from alda.nets.conv import WIDTHS, FrameDecoder, FrameEncoder, HistoryEncoder, N
 from alda.nets.mlp import Activation, initialize_
 from alda.nets.representation import Ends, FrameCodes, to_float
 from alda.replay import Replay
-from alda.types import EnvSpec, Latents, Metrics, Seen, Transition
+from alda.types import EnvSpec, Latents, Metrics, Transition
 
 
 @dataclass(frozen=True)
@@ -226,9 +226,6 @@ class AssociativeEncoder(FrameCodes):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.critic_reaches_encoder):
             encoded = self.encode(self.images(obs))
         return self.code(encoded)
-
-    def forward(self, obs: Seen) -> Float[Tensor, "b d"]:
-        return self.history(obs if obs.is_floating_point() else self.codes(obs))
 
     def both_ends(self, batch: Transition) -> Ends:
         """In one pass, each of the F + 1 distinct frames is encoded once, for the critic and the decoder alike."""

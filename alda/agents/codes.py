@@ -18,7 +18,7 @@ from torch import Tensor
 from alda.agents.sac import SAC, ActorCriticConfig
 from alda.nets.representation import FrameCodes
 from alda.replay import Replay
-from alda.types import EnvSpec, Metrics, Seen
+from alda.types import EnvSpec, Metrics, Seen, Transition
 
 _CHUNK = 256  # frames that are encoded at a time
 _LOOKED_AT = 4_096  # stored codes that mean age and spread are taken from
@@ -54,13 +54,12 @@ class SACOnCodes(SAC):
         self.encode_new(replay)
         return replay.newest_codes()
 
-    def update(self, replay: Replay, step: int) -> Metrics:
+    def sample(self, replay: Replay) -> Transition:
+        """Stored codes come in the place of frames."""
         if not self.stores_codes:
-            return super().update(replay, step)
-        c = self.config
+            return super().sample(replay)
         self.encode_new(replay)
-        batch = replay.sample_codes(c.batch_size)
-        return self.learn(batch, actor=step % c.actor_update_every == 0, targets=step % c.target_update_every == 0)
+        return replay.sample_codes(self.config.batch_size)
 
     def encode(self, frames: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n l"]:
         with torch.no_grad():

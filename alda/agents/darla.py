@@ -25,7 +25,7 @@ from alda.nets.conv import ELU_WIDTHS, EluDecoder, EluEncoder, HistoryEncoder
 from alda.nets.mlp import Activation, initialize_
 from alda.nets.representation import Ends, FrameCodes, to_float
 from alda.replay import Replay
-from alda.types import EnvSpec, Latents, Metrics, Seen, Transition
+from alda.types import EnvSpec, Latents, Metrics, Transition
 
 _HIDDEN = 256  # width of the beta-VAE's layer between convolutions and latents
 _LEAST_STD = 0.1  # of a feature, as a share of the average one
@@ -271,9 +271,6 @@ class FrozenEncoder(FrameCodes):
     def codes(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b f l"]:
         mean, _ = self.encoder(to_float(obs.flatten(0, 1)))
         return mean.unflatten(0, obs.shape[:2])
-
-    def forward(self, obs: Seen) -> Float[Tensor, "b d"]:
-        return self.history(obs if obs.is_floating_point() else self.codes(obs))
 
     def both_ends(self, batch: Transition) -> Ends:
         """In one pass, each of the F + 1 distinct frames is encoded once."""

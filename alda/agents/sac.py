@@ -107,8 +107,12 @@ class SAC(Agent):
 
     def update(self, replay: Replay, step: int) -> Metrics:
         c = self.config
-        batch = replay.sample(c.batch_size)
-        return self.learn(batch, actor=step % c.actor_update_every == 0, targets=step % c.target_update_every == 0)
+        return self.learn(
+            self.sample(replay), actor=step % c.actor_update_every == 0, targets=step % c.target_update_every == 0
+        )
+
+    def sample(self, replay: Replay) -> Transition:
+        return replay.sample(self.config.batch_size)
 
     def learn(self, batch: Transition, *, actor: bool, targets: bool) -> Metrics:
         """One learning step, with or without the actor's and the target networks' part."""

@@ -1,6 +1,7 @@
 """The tasks of dm_control's suite, by the names used here, and how often they repeat an action."""
 
 import difflib
+from collections.abc import Collection
 
 from alda.errors import UserError
 
@@ -40,7 +41,7 @@ def action_repeat_of(task: str) -> int:
     return 2 if split_task(task)[0] == "finger" else 4
 
 
-def unknown(what: str, name: str, known: dict) -> str:
+def unknown(what: str, name: str, known: Collection[str]) -> str:
     """One sentence about a name that does not exist, with the nearest that does."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"unknown {what} {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")

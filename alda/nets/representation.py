@@ -65,6 +65,9 @@ class FrameCodes(Representation):
     def codes(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b f l"]:
         """The code of each frame, for actor and critic."""
 
+    def forward(self, obs: Seen) -> Float[Tensor, "b d"]:
+        return self.history(obs if obs.is_floating_point() else self.codes(obs))
+
     def read_codes_only(self) -> None:
         """Remove the modules that make codes; the representation then reads stacks of codes alone."""
         for name in self.coders:
