@@ -1,6 +1,6 @@
 """Every method learns a small task from pixels: steer a dot to the centre of the image."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -99,6 +99,10 @@ PLANS = {
         settings={**SAC_SIZES, "augmentation": "conv", "pad": 2, "update_every": 1, "learning_rate": 1e-3},
     ),
 }
+PLANS["alda_stored"] = replace(
+    PLANS["alda"],
+    settings={**PLANS["alda"].settings, "codes": "stored", "autoencoder_every": 2, "autoencoder_first": 50},
+)
 MARGIN = 3.0  # above the return of random actions, 11 of 20; the best is 18.5 or so
 
 
@@ -120,16 +124,16 @@ def returns(agent, env):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("method", AGENTS)
+@pytest.mark.parametrize("method", PLANS)
 def test_learns_to_steer_a_dot(method, seed):
     torch.manual_seed(seed)
     plan = PLANS[method]
     env = SteerTheDot(plan.size)
     spec = EnvSpec(frames=3, image_size=env.size, action_dim=2)
-    config = AGENTS[method][0](**plan.settings)
+    config = AGENTS[method.removesuffix("_stored")][0](**plan.settings)
     agent = accelerate(make_agent(config, spec), "fast")
     agent.prepare(Data())
-    replay = Replay(spec, 2_000, 0.9)
+    replay = Replay(spec, 2_000, 0.9, code_dim=agent.code_dim)
     at_random, before = returns(AtRandom(), env), returns(agent, env)
     done, episode = True, 1_000 * seed
     for step in range(plan.steps):
@@ -141,7 +145,8 @@ def test_learns_to_steer_a_dot(method, seed):
         if step < config.random_steps:
             action = torch.rand(2) * 2 - 1
         else:
-            actions, state = agent.act(torch.from_numpy(obs)[None], state, explore=True)
+            seen = agent.observe(replay, torch.from_numpy(obs)[None])
+            actions, state = agent.act(seen, state, explore=True)
             action = actions[0]
         for _ in range(agent.updates_due(step)):
             for name, value in agent.update(replay, step).items():

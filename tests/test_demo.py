@@ -1,0 +1,23 @@
+"""The first command: it trains, and leaves what it says."""
+
+import pytest
+from PIL import Image
+
+from alda.demo import SHIFTED, demo
+from alda.logger import read_metrics
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_a_curve_a_picture_and_a_video(tmp_path, capsys):
+    demo(tmp_path, steps=1_050, seed=0)
+    printed = capsys.readouterr().out
+    for name in ("curve.png", "reconstructions.png"):
+        assert min(Image.open(tmp_path / name).size) > 100
+    (video,) = (tmp_path / "run" / "videos").glob(f"*_{SHIFTED}.*")
+    assert video.name.startswith("000001050")
+    evaluations = [row for row in read_metrics(tmp_path / "run") if "eval/train/return" in row]
+    assert [row["step"] for row in evaluations] == [0, 350, 700, 1_050]
+    for row in (evaluations[0], evaluations[-1]):
+        assert f" {row[f'eval/{SHIFTED}/return']:.0f} " in printed
+    assert str(video) in printed.replace("\n", "")
+    assert "alda inspect" in printed
