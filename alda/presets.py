@@ -90,7 +90,9 @@ _ALDA: dict[str, Any] = {
     "widths": (8, 16, 32, 64),
     "decoder": "shuffle",
     "embed_dim": 64,
-    "autoencoder_every": 16,
+    "autoencoder_every": 4,
+    "autoencoder_frames": 16,
+    "refresh_frames": 32,
     **_HEADS,
 }
 
