@@ -409,7 +409,7 @@ def demo(words: list[str]) -> None:
     class Options:
         out: Path = field(default=Path("demo"))
         """Folder for the run and its pictures."""
-        steps: int = 21_000
+        steps: int = 16_000
         """Agent steps to train for."""
         seed: int = 0
         """Seed of everything random."""

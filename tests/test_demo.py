@@ -16,7 +16,7 @@ def test_the_demo_leaves_a_curve_a_picture_and_a_video(tmp_path, capsys):
     (video,) = (tmp_path / "run" / "videos").glob(f"*_{SHIFTED}.*")
     assert video.name.startswith("000001050")
     evaluations = [row for row in read_metrics(tmp_path / "run") if "eval/train/return" in row]
-    assert [row["step"] for row in evaluations] == [0, 350, 700, 1_050]
+    assert [row["step"] for row in evaluations] == [0, 263, 526, 789, 1_050]
     for row in (evaluations[0], evaluations[-1]):
         assert f" {row[f'eval/{SHIFTED}/return']:.0f} " in printed
     assert str(video) in printed.replace("\n", "")
