@@ -210,7 +210,7 @@ def to_json(config: Config) -> dict[str, Any]:
     return {"method": config.method, **json.loads(json.dumps(content))}
 
 
-_NEWER_SETTINGS = {"threads"} | {
+NEWER_SETTINGS = {"threads"} | {
     f"agent.{name}"
     for name in (
         *("codes", "autoencoder_every", "autoencoder_frames", "autoencoder_first", "refresh_frames"),
@@ -239,7 +239,7 @@ def load_config(run_dir: Path) -> Config:
         config = from_json(content, run_dir)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, cattrs.BaseValidationError) as error:
         raise UserError(f"{path} was not written by this version of alda: {_first_cause(error)}") from error
-    unnamed = _NEWER_SETTINGS - flat(content).keys()
+    unnamed = NEWER_SETTINGS - flat(content).keys()
     if changed := differences(content, to_json(config), ignoring=unnamed):
         raise UserError(f"{path} was not written by this version of alda: {changed}")
     return config

@@ -400,3 +400,17 @@ def test_drawing_without_matplotlib_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match="needs matplotlib"):
         draw_figure("5", [tmp_path], out=tmp_path)
+
+
+def test_runs_of_laptop_size_are_drawn_as_their_methods_and_remarked_on():
+    names = ("alda_laptop", "sac_ae_laptop", "qlae_laptop", "alda_laptop-beta_10")
+    agents = {name: presets()[name].config.agent for name in names[:3]}
+    agents[names[3]] = replace(agents["alda_laptop"], beta=10.0)
+    runs = [made(agent, name=name) for name, agent in agents.items()]
+    found = compare("5", runs)
+    assert [curve.label for curve in found.curves] == ["ALDA", "SAC+AE"]
+    assert {"ALDA is of laptop size", "SAC+AE is of laptop size"} <= found.remarks.keys()
+    assert not any("not at its defaults" in remark for remark in found.remarks)
+    assert {curve.label for curve in compare("3", runs).curves} == {"ALDA", "QLAE"}
+    assert [run.settings for run in runs] == [{}, {}, {"latent": "quantized"}, {"beta": 10.0}]
+    assert not made(agents["alda_laptop"], name="mine").laptop

@@ -18,7 +18,7 @@ from PIL import Image
 import alda.train
 from alda.agents.alda import ALDAConfig
 from alda.agents.decoding import TRAVERSED
-from alda.config import Config, EnvConfig, load_config, to_json
+from alda.config import NEWER_SETTINGS, Config, EnvConfig, load_config, to_json
 from alda.envs.data import Data
 from alda.envs.pool import ProcessPool
 from alda.envs.rendering import renderer_name
@@ -613,6 +613,19 @@ def test_config_survives_being_written(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="seed: absent -> 0"):
         load_config(tmp_path)
+
+
+def test_a_run_of_an_earlier_version_goes_on(uncut, tmp_path):
+    """Its config does not name the settings that came later, nor its checkpoint the codes of frames."""
+    shutil.copytree(uncut["alda"], tmp_path / "run")
+    content = json.loads((tmp_path / "run" / "config.json").read_text())
+    for name in NEWER_SETTINGS:
+        section, _, key = name.rpartition(".")
+        (content[section] if section else content).pop(key, None)
+    (tmp_path / "run" / "config.json").write_text(json.dumps(content))
+    train(config_for(tmp_path / "run", steps=STEPS + 2))
+    assert records(tmp_path / "run")[-1]["step"] == STEPS + 2
+    assert "threads" in json.loads((tmp_path / "run" / "config.json").read_text())
 
 
 def test_recorded_configs_can_be_read():

@@ -152,6 +152,8 @@ def _varied(method: str) -> set[str]:
 
 def _remark_on_settings(made: Comparison) -> None:
     for (world, task, label), cell in made.cells.items():
+        if any(run.laptop for run in cell.runs):
+            made.remark([f"{label} is of laptop size"], f"{task} in {world}")
         for run in cell.runs:
             other = {name: value for name, value in run.settings.items() if name not in _varied(run.config.method)}
             if other:

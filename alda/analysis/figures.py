@@ -43,13 +43,14 @@ def plot_runs(runs: Sequence[Path], *, out: Path | None = None) -> Path:
         above = [max(single) - mean for mean, single in zip(means, singles, strict=True)]
         (line, *_) = panels[0].errorbar(steps, means, [below, above], marker="o", markersize=3, capsize=2, label=label)
         if len(runs) == 1:
-            for end in {0, len(rows) - 1}:
+            up = 5 if shift == config.shifts[0] else -13  # points: the first environment above its line, others below
+            for end, (aside, align) in {0: (5, "left"), len(rows) - 1: (-5, "right")}.items():
                 panels[0].annotate(
                     f"{means[end]:.0f}",
                     (steps[end], means[end]),
-                    xytext=(0, 7),
+                    xytext=(aside, up),
                     textcoords="offset points",
-                    ha="center",
+                    ha=align,
                     color=line.get_color(),
                 )
         if f"eval/{shift}/psnr" in rows[0]:

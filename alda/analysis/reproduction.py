@@ -196,6 +196,8 @@ def _differences(curve: Curve, cell: Cell, world: str, mark: Published) -> Itera
     for name in ("background", "colors", "overlays"):
         if any(generated in here[name] for generated in (procedural.NAME, OWN_TABLES)):
             yield f"{name}: {here[name]}, theirs the original"
+    if any(run.laptop for run in cell.runs):
+        yield "size: laptop, theirs the paper's"
     others = [{k: v for k, v in run.settings.items() if (k, v) not in curve.settings} for run in cell.runs]
     yield from dict.fromkeys(f"settings: {told(other)}, theirs the default" for other in others if other)
 

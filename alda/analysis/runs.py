@@ -22,6 +22,7 @@ from alda.envs.shift import parse_shift
 from alda.errors import UserError
 from alda.latents import LATENTS
 from alda.logger import read_metrics
+from alda.presets import presets
 
 OF_WORLD = (
     "simulator",
@@ -59,10 +60,17 @@ class Run:
         """The worlds it was evaluated in."""
         return [shift for shift in self.config.shifts if self.curve(shift)]
 
+    @property
+    def laptop(self) -> bool:
+        """Whether it is of laptop size: such a preset, or a study's variant of one."""
+        preset = self.config.name.partition("-")[0]
+        return preset.endswith("_laptop") and preset in presets()
+
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What differs from its method's defaults: settings of the agent, and the world to train in."""
-        default = type(self.config.agent)()
+        """What differs from its method's defaults, or from its laptop size where it is of that: settings of the agent,
+        and the world to train in."""
+        default = presets()[f"{self.config.method}_laptop"].config.agent if self.laptop else type(self.config.agent)()
         changed = {name: value for name, value in self._agent.items() if value != getattr(default, name)}
         if self.config.train_shift != "train":
             changed["train_shift"] = self.config.train_shift
