@@ -30,7 +30,7 @@ setup: .venv/installed
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	  || { echo "alda needs Python 3.11 to 3.13; name one: make demo PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv --clear .venv
-	@echo 'installing into .venv: 1.3 GB without a GPU, several GB with CUDA'
+	@echo 'installing into .venv: 2 GB without a GPU, several GB with CUDA'
 	$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable '.[dev,plot,video]'
 	touch $@
 

@@ -3,10 +3,12 @@
 import math
 import random
 
+import numpy as np
 import pytest
 import torch
 from conftest import CODE_DIM, SPEC, STORED, fill, filled, make_agent, small_config
 
+import alda
 from alda.agents import make_agent as make
 from alda.config import Config
 from alda.errors import UserError
@@ -243,3 +245,17 @@ def test_acting_on_frames_and_on_their_codes_is_the_same(name):
     codes = agent.encode(obs.flatten(0, 1)).unflatten(0, (3, 3))
     actions = [agent.act(seen, None, explore=False)[0] for seen in (obs, codes)]
     torch.testing.assert_close(*actions, rtol=1e-5, atol=1e-6)
+
+
+def test_a_task_names_the_policy_that_comes_with_the_package(tmp_path, monkeypatch):
+    policy = alda.load("walker_stand")
+    assert (policy.config.env.task, policy.config.name, policy.step) == ("walker_stand", "alda_laptop", 16_000)
+    obs = np.random.default_rng(0).integers(256, size=policy.spec.obs_shape, dtype=np.uint8)
+    assert policy.act(obs).shape == (6,)
+    assert policy.reconstruct(obs).shape == (3, 64, 64)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "walker_stand").mkdir()
+    with pytest.raises(UserError, match="is not a run directory"):  # a folder of that name comes first
+        alda.load("walker_stand")
+    with pytest.raises(UserError, match="is not a run directory"):
+        alda.load("nonesuch")
