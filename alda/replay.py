@@ -233,7 +233,7 @@ class Replay:
             first = last
         saved: dict[str, Any] = {"slots": self.slots, "newest": self._newest, "files": self._files}
         if self.code_dim:  # they change all the time, so they are saved whole
-            place = self._places(self._first_kept, self.coded)
+            place = self._places(self._first_kept, max(self._first_kept, self.coded))
             saved["codes"] = {name: self._store[name][place] for name in ("code", "coded")}
             saved["codes"] |= {"first": self._first_kept, "until": self.coded, "turn": self._turn}
         return saved
@@ -315,9 +315,9 @@ class Replay:
             )
 
 
-def replay_bytes(spec: EnvSpec, capacity: int, num_envs: int = 1, code_dim: int = 0) -> int:
-    """Memory of a replay when full."""
-    return _slots(spec, capacity, num_envs) * _slot_bytes(spec, code_dim)
+def replay_bytes(spec: EnvSpec, capacity: int, num_envs: int = 1) -> int:
+    """Memory of a replay when full, but for stored codes."""
+    return _slots(spec, capacity, num_envs) * _slot_bytes(spec)
 
 
 def _slots(spec: EnvSpec, capacity: int, num_envs: int) -> int:
@@ -331,7 +331,7 @@ def _reach(spec: EnvSpec, num_envs: int) -> int:
     return spec.frames * (1 if num_envs == 1 else 2 * num_envs)
 
 
-def _slot_bytes(spec: EnvSpec, code_dim: int) -> int:
+def _slot_bytes(spec: EnvSpec, code_dim: int = 0) -> int:
     return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in _layout(spec, code_dim).values())
 
 

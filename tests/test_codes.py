@@ -259,3 +259,12 @@ def test_a_task_names_the_policy_that_comes_with_the_package(tmp_path, monkeypat
         alda.load("walker_stand")
     with pytest.raises(UserError, match="is not a run directory"):
         alda.load("nonesuch")
+
+
+def test_a_replay_that_wrapped_before_any_code_was_written_can_be_saved(tmp_path):
+    """As of a long stage of random actions."""
+    replay, loaded = (Replay(SPEC, 20, 0.99, code_dim=2) for _ in range(2))
+    fill(replay, steps=90)
+    loaded.load(tmp_path, replay.save(tmp_path))
+    assert loaded.coded < loaded.written
+    assert len(loaded.next_uncoded(1_000)) == replay.slots

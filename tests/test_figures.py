@@ -414,3 +414,4 @@ def test_runs_of_laptop_size_are_drawn_as_their_methods_and_remarked_on():
     assert {curve.label for curve in compare("3", runs).curves} == {"ALDA", "QLAE"}
     assert [run.settings for run in runs] == [{}, {}, {"latent": "quantized"}, {"beta": 10.0}]
     assert not made(agents["alda_laptop"], name="mine").laptop
+    assert not made(SVEAConfig(), name="alda_laptop").laptop  # a name somebody gave

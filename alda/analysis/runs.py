@@ -63,8 +63,8 @@ class Run:
     @property
     def laptop(self) -> bool:
         """Whether it is of laptop size: such a preset, or a study's variant of one."""
-        preset = self.config.name.partition("-")[0]
-        return preset.endswith("_laptop") and preset in presets()
+        preset, known = self.config.name.partition("-")[0], presets()
+        return preset.endswith("_laptop") and preset in known and known[preset].config.method == self.config.method
 
     @cached_property
     def settings(self) -> dict[str, Any]:
