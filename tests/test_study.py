@@ -214,7 +214,7 @@ def test_a_figure_has_all_its_curves_from_its_study(tmp_path, file):
 
 def test_there_is_a_study_for_every_figure_and_small_ones():
     figures = {f"fig{n}" for n in FIGURES if n != "5"}
-    small = {"laptop", "laptop_short", "pilot", "quick"}
+    small = {"laptop", "laptop_fresh", "laptop_short", "pilot", "quick"}
     assert {file.stem for file in EXPERIMENTS} == {"main"} | small | figures
     main = tomllib.loads(next(file for file in EXPERIMENTS if file.stem == "main").read_text())
     assert (main["tasks"], main["seeds"]) == (list(TASKS), [0, 1, 2, 3, 4])
