@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from alda.envs import make_env, register
-from alda.envs.data import Data
+from alda.envs.backgrounds.data import Data
 from alda.errors import UserError
 
 if TYPE_CHECKING:

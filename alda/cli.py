@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from alda.envs.data import Data
+from alda.envs.backgrounds.data import Data
 from alda.errors import LearningError, UserError, WorkerError
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ def train(words: list[str]) -> None:
     import tyro
 
     from alda.presets import presets
-    from alda.side_by_side import train_seeds
-    from alda.train import train as run
+    from alda.sweep.seeds import train_seeds
+    from alda.training.trainer import train as run
 
     choices = {name: (preset.description, preset.config) for name, preset in presets().items()}
     if words and not words[0].startswith("-"):
@@ -66,7 +66,7 @@ def evaluate(words: list[str]) -> None:
         """JSON file to write (None: RUN/evaluations/step_STEP_seed_SEED.json, numbered where that holds others)."""
 
     options = tyro.cli(Options, prog="alda evaluate", description=evaluate.__doc__, args=words)
-    from alda.report import evaluate_run
+    from alda.commands.evaluate import evaluate_run
 
     evaluate_run(**vars(options))
 
@@ -97,7 +97,7 @@ def sweep(words: list[str]) -> None:
         """Part of a GPU for each run on Ray, from 0 to 1 (None: as its memory allows)."""
 
     options = tyro.cli(Options, prog="alda sweep", description=sweep.__doc__, args=words)
-    from alda.study.sweep import sweep as run
+    from alda.sweep.sweep import sweep as run
 
     run(**vars(options))
 
@@ -122,7 +122,7 @@ def picture(words: list[str]) -> None:
         """PNG file to write (None: RUN/picture.png)."""
 
     options = tyro.cli(Options, prog="alda picture", description=picture.__doc__, args=words)
-    from alda.report import picture_run
+    from alda.commands.evaluate import picture_run
 
     picture_run(**vars(options))
 
@@ -139,7 +139,7 @@ def export(words: list[str]) -> None:
         """Folder to write, some 10 to 50 MB; an export that is there is replaced (None: RUN/export)."""
 
     options = tyro.cli(Options, prog="alda export", description=export.__doc__, args=words)
-    from alda.export import export_run
+    from alda.export.bundle import export_run
 
     export_run(**vars(options))
 
@@ -156,7 +156,7 @@ def plot(words: list[str]) -> None:
         """File to write, .png or .svg (None: curve.png in the first run directory)."""
 
     options = tyro.cli(Options, prog="alda plot", description=plot.__doc__, args=words)
-    from alda.analysis.figures import plot_runs
+    from alda.analysis.runs.learning_curves import plot_runs
 
     plot_runs(**vars(options))
 
@@ -241,7 +241,7 @@ def figure(words: list[str]) -> None:
         image size, settings) as well; the figure says so."""
 
     options = tyro.cli(Options, prog="alda figure", description=figure.__doc__, args=words)
-    from alda.analysis.paper import draw_figure
+    from alda.analysis.runs.paper import draw_figure
 
     draw_figure(**vars(options))
 
@@ -264,7 +264,7 @@ def inspect(words: list[str]) -> None:
         """Open the page; otherwise its address is only printed."""
 
     options = tyro.cli(Options, prog="alda inspect", description=inspect.__doc__, args=words)
-    from alda.analysis.inspect import inspect_run
+    from alda.analysis.inspector import inspect_run
 
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # closes simulators
     inspect_run(**vars(options))
@@ -285,7 +285,7 @@ def compare(words: list[str]) -> None:
         image size, settings) as well; the table says so."""
 
     options = tyro.cli(Options, prog="alda compare", description=compare.__doc__, args=words)
-    from alda.analysis.reproduction import compare_runs
+    from alda.analysis.runs.reproduction import compare_runs
 
     compare_runs(**vars(options))
 
@@ -308,7 +308,7 @@ def results(words: list[str]) -> None:
             raise UserError(f"there is no command 'results {words[0]}'; there is `alda results add`")
         words = ["add", "--help"]
     options = tyro.cli(Options, prog="alda results add", description=results.__doc__, args=words[1:])
-    from alda.analysis.archive import add_results
+    from alda.analysis.runs.archive import add_results
 
     add_results(**vars(options))
 
@@ -330,7 +330,7 @@ def report(words: list[str]) -> None:
         image size, settings) as well; the report says so."""
 
     options = tyro.cli(Options, prog="alda report", description=report.__doc__, args=words)
-    from alda.analysis.report_page import write_report
+    from alda.analysis.report.page import write_report
 
     write_report(**vars(options))
 
@@ -339,9 +339,9 @@ def envs(words: list[str]) -> None:
     """list tasks and visual shifts; `alda envs preview` draws a task in every world"""
     import tyro
 
+    from alda.envs.preview import list_worlds, preview
     from alda.envs.rendering import Profile
     from alda.envs.scene import Visuals
-    from alda.worlds import list_worlds, preview
 
     @dataclass
     class Options:
@@ -385,7 +385,7 @@ def data(words: list[str]) -> None:
     """`alda data check`: what is there of real backgrounds, what is missing and where to get it; shrinks it once"""
     import tyro
 
-    from alda.envs.data_check import check
+    from alda.envs.backgrounds.data_check import check
 
     @dataclass
     class Options:
@@ -415,7 +415,7 @@ def demo(words: list[str]) -> None:
         """Seed of everything random."""
 
     options = tyro.cli(Options, prog="alda demo", description=demo.__doc__, args=words)
-    from alda.demo import demo as run
+    from alda.commands.demo import demo as run
 
     run(**vars(options))
 
@@ -430,7 +430,7 @@ def doctor(words: list[str]) -> None:
         """Only check that something renders, and say nothing if so."""
 
     options = tyro.cli(Options, prog="alda doctor", description=doctor.__doc__, args=words)
-    from alda.doctor import doctor as check
+    from alda.commands.doctor import doctor as check
 
     sys.exit(check(**vars(options)))
 

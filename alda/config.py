@@ -15,15 +15,15 @@ import torch
 from alda.agents import AGENTS, AgentConfig, method_name
 from alda.agents.alda import ALDAConfig
 from alda.envs import make_env, make_shift
-from alda.envs.data import Data
+from alda.envs.backgrounds.data import Data
 from alda.envs.dmc import EPISODE_LENGTH, DMCEnv
-from alda.envs.pool import default_workers
 from alda.envs.rendering import Profile, default_profile
 from alda.envs.scene import Visuals
 from alda.envs.tasks import action_repeat_of, split_task
+from alda.envs.vector import default_workers
 from alda.errors import UserError
-from alda.fast import Speed
-from alda.records import World, describe_world
+from alda.provenance import World, describe_world
+from alda.training.acceleration import Speed
 from alda.types import EnvSpec
 
 

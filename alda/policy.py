@@ -10,11 +10,11 @@ from jaxtyping import Float, UInt8
 
 from alda.agents import make_agent
 from alda.agents.base import Agent
-from alda.checkpoint import load_weights
 from alda.config import Config, check_device, load_config
 from alda.errors import UserError
-from alda.export import export_meta, read_export
-from alda.records import load_spec
+from alda.export.bundle import export_meta, read_export
+from alda.provenance import load_spec
+from alda.training.checkpoint import load_weights
 from alda.types import EnvSpec
 
 
@@ -22,7 +22,7 @@ class Policy:
     """An agent with its memory of the episode, if it has one.
 
     agent: the networks. config, spec: of the run it is from. step: agent steps it was trained for. exported: whether
-    it is from an exported folder; its agent then has no part that only learning needs (alda.export).
+    it is from an exported folder; its agent then has no part that only learning needs (alda.export.bundle).
     """
 
     def __init__(self, agent: Agent, config: Config, spec: EnvSpec, step: int, *, exported: bool = False) -> None:

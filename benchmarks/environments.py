@@ -24,13 +24,13 @@ from alda.agents import make_agent
 from alda.agents.alda import ALDAConfig
 from alda.config import spec_of
 from alda.envs import make_env
-from alda.envs.color import draw_table
-from alda.envs.pool import default_workers, open_pool
-from alda.envs.procedural import ProceduralClip
+from alda.envs.backgrounds.procedural import ProceduralClip
 from alda.envs.rendering import renderer_name
-from alda.envs.video import green_screen
-from alda.evaluate import Job, episode_seeds, play_all
-from alda.records import describe_machine
+from alda.envs.shifts.color import draw_table
+from alda.envs.shifts.video import green_screen
+from alda.envs.vector import default_workers, open_pool
+from alda.provenance import describe_machine
+from alda.training.rollout import Job, episode_seeds, play_all
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,8 @@ def video_reset() -> Row:
     """Getting at the video of an episode: decoded in full size at every reset, or shrunk once and mapped."""
     import av
 
-    from alda.envs.data import Data
-    from alda.envs.stored_clips import video_clips
+    from alda.envs.backgrounds.data import Data
+    from alda.envs.backgrounds.stored_clips import video_clips
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

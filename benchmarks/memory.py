@@ -6,7 +6,7 @@ import tyro
 from rich.progress import track
 
 from alda.envs import make_env
-from alda.envs.data import Data
+from alda.envs.backgrounds.data import Data
 
 _WARM_UP = 20  # resets before the first reading: caches fill
 _NONE = Data()

@@ -16,12 +16,12 @@ from rich.table import Table
 
 from alda.agents import make_agent
 from alda.agents.alda import ALDAConfig
-from alda.checkpoint import load_checkpoint, load_weights
 from alda.config import Config, load_config
-from alda.console import wide_console
-from alda.fast import Speed, accelerate
-from alda.records import load_spec
-from alda.replay import Replay
+from alda.progress import wide_console
+from alda.provenance import load_spec
+from alda.training.acceleration import Speed, accelerate
+from alda.training.checkpoint import load_checkpoint, load_weights
+from alda.training.replay import Replay
 from alda.types import EnvSpec, Transition
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

@@ -26,9 +26,9 @@ import tyro
 from rich.progress import Progress
 from rich.table import Table
 
-from alda.console import wide_console
 from alda.files import read_tensors
-from alda.logger import read_metrics
+from alda.progress import wide_console
+from alda.training.logger import read_metrics
 
 STEPS = 120
 WORDS = f"""train sac --env.task cartpole_balance --env.episode-length 80 --env.profile fast --env.image-size 44

@@ -8,10 +8,10 @@ import alda
 from alda import agents
 from alda.agents import AGENTS, Agent, AgentConfig
 from alda.config import Config, EnvConfig
-from alda.envs.data import Data
-from alda.fast import Speed, accelerate
-from alda.replay import Replay
-from alda.train import train
+from alda.envs.backgrounds.data import Data
+from alda.training.acceleration import Speed, accelerate
+from alda.training.replay import Replay
+from alda.training.trainer import train
 from alda.types import EnvSpec
 
 torch.set_num_threads(1)  # tests run side by side

@@ -7,8 +7,8 @@ from torch.nn.functional import softplus
 from alda.agents.alda import ALDA, ALDAConfig
 from alda.agents.base import parameters_of
 from alda.agents.decoding import TRAVERSED, psnr
-from alda.fast import accelerate
-from alda.replay import Replay
+from alda.training.acceleration import accelerate
+from alda.training.replay import Replay
 from alda.types import EnvSpec, Transition
 
 SIZES = {"hidden_dim": 32, "batch_size": 6}
@@ -138,7 +138,7 @@ def test_each_loss_trains_exactly_its_own_parts(config, by_critic, by_autoencode
     torch.manual_seed(0)
     agent = ALDA(ALDAConfig(**{**SIZES, **config}), SPEC)
     batch = fill(Replay(SPEC, 100, 0.99)).sample(6)
-    ends = agent.representation.both_ends(batch)
+    ends = agent.representation.encode_transition(batch)
     assert moved(agent, lambda: agent.update_critic(batch, ends)) == by_critic
     assert moved(agent, lambda: agent.update_representation(batch, ends)) == by_autoencoder
     assert moved(agent, lambda: agent.update_actor(batch)) == {"actor"}
@@ -149,7 +149,7 @@ def test_encoder_gets_no_gradient_from_the_critic(one_pass):
     agent = ALDA(ALDAConfig(**SIZES), SPEC)
     agent.representation.one_pass = one_pass
     batch = fill(Replay(SPEC, 100, 0.99)).sample(6)
-    agent.update_critic(batch, agent.representation.both_ends(batch))
+    agent.update_critic(batch, agent.representation.encode_transition(batch))
     assert all(p.grad is None for p in agent.representation.encoder.parameters())
     assert agent.representation.memory.values.grad is None
 
@@ -200,7 +200,7 @@ def test_reconstruction_losses_equal_their_formulas(recon, recon_frames):
     p, zero = 1 / (1 + (-logits).exp()), torch.zeros(())
     cross_entropy = x * torch.logaddexp(zero, -logits) + (1 - x) * torch.logaddexp(zero, logits)
     truth = cross_entropy.mean() if recon == "bce" else ((p - x) ** 2).mean()
-    metrics = agent.update_representation(batch, agent.representation.both_ends(batch))
+    metrics = agent.update_representation(batch, agent.representation.encode_transition(batch))
     assert metrics["autoencoder/reconstruction"].item() == pytest.approx(truth.item(), rel=1e-4)
     assert metrics["autoencoder/psnr"].item() == pytest.approx(-10 * ((p - x) ** 2).mean().log10().item(), abs=1e-3)
 
@@ -237,7 +237,7 @@ def test_a_stack_of_channels_has_one_code_that_stands_for_all_its_frames():
     logits = agent.decoder(code)
     assert logits.shape == (3, 9, 64, 64)
     assert torch.equal(agent.reconstruct(obs), (logits[:, 6:].sigmoid() * 255).round().byte())
-    metrics = agent.update_representation(obs_only(obs), agent.representation.both_ends(obs_only(obs)))
+    metrics = agent.update_representation(obs_only(obs), agent.representation.encode_transition(obs_only(obs)))
     truth = (stack * softplus(-logits) + (1 - stack) * softplus(logits)).mean()
     assert metrics["autoencoder/reconstruction"].item() == pytest.approx(truth.item(), rel=1e-4)
 
@@ -267,7 +267,7 @@ def test_bioae_adds_the_weights_of_its_decoder_to_the_loss():
     agent = ALDA(ALDAConfig(**SIZES, latent="bio"), SPEC)
     batch = fill(Replay(SPEC, 100, 0.99)).sample(4)
     dense = sum(p.square().sum().item() for n, p in agent.decoder.head.named_parameters() if n.endswith("weight"))
-    metrics = agent.update_representation(batch, agent.representation.both_ends(batch))
+    metrics = agent.update_representation(batch, agent.representation.encode_transition(batch))
     rest = metrics["autoencoder/loss"] - metrics["autoencoder/reconstruction"]
     expected = (0.5 * metrics["autoencoder/energy"].item() + 0.03 * dense) / 12_288
     assert rest.item() == pytest.approx(expected, rel=1e-3)
@@ -286,5 +286,5 @@ def test_frames_are_shared_only_where_the_method_leaves_them_alone():
         assert agent.representation.one_pass is shared
     batch = agent.augment(fill(Replay(SPEC, 100, 0.99)).sample(3))
     torch.testing.assert_close(
-        agent.representation.both_ends(batch).next_features, agent.representation(batch.next_obs)
+        agent.representation.encode_transition(batch).next_obs, agent.representation(batch.next_obs)
     )

@@ -11,16 +11,16 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import alda
-from alda.analysis.association import View, analyze_association, compare, relative_distance, stored_range, usage
-from alda.analysis.information import analyze_disentanglement
-from alda.analysis.invariance import analyze_theorem1, judge, q_of_code
-from alda.analysis.look import rounded
-from alda.analysis.probes import probe
-from alda.analysis.samples import draw_samples, read_latents, still
-from alda.analysis.studio import CAMERA_REACH
-from alda.analysis.theorem import delta_q
-from alda.analysis.trajectory import analyze_trajectory, correlations
-from alda.analysis.traversal import analyze_traversal, effect_of, lead, localise, ranges
+from alda.analysis.latents.association import View, analyze_association, compare, relative_distance, stored_range, usage
+from alda.analysis.latents.information import analyze_disentanglement
+from alda.analysis.latents.invariance import analyze_theorem1, judge, q_of_code
+from alda.analysis.latents.look import rounded
+from alda.analysis.latents.probes import probe
+from alda.analysis.latents.samples import draw_samples, read_latents, still
+from alda.analysis.latents.studio import CAMERA_REACH
+from alda.analysis.latents.theorem import delta_q
+from alda.analysis.latents.trajectory import analyze_trajectory, correlations
+from alda.analysis.latents.traversal import analyze_traversal, effect_of, lead, localise, ranges
 from alda.errors import UserError
 
 
@@ -262,7 +262,7 @@ def test_what_cannot_be_analyzed_is_refused_with_a_sentence(trained, tmp_path, m
 
 
 def test_a_method_without_latents_says_so():
-    from alda.analysis.look import require_latents
+    from alda.analysis.latents.look import require_latents
     from alda.config import Config
     from alda.policy import Policy
 

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from conftest import shared
 from PIL import Image
 
-from alda import augment
-from alda.augment import (
+from alda.augment import transforms as augment
+from alda.augment.overlays import SIDE, overlay_bank
+from alda.augment.transforms import (
     convolve,
     crop,
     overlay,
@@ -23,11 +24,10 @@ from alda.augment import (
     rotate,
     shift,
 )
-from alda.envs import data_check
-from alda.envs.data import Data
-from alda.envs.procedural import SPLITS, ProceduralClip
+from alda.envs.backgrounds import data_check
+from alda.envs.backgrounds.data import Data
+from alda.envs.backgrounds.procedural import SPLITS, ProceduralClip
 from alda.errors import UserError
-from alda.overlays import SIDE, overlay_bank
 
 
 def noise(*shape, seed=0):

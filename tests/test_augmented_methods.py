@@ -10,10 +10,10 @@ from PIL import Image
 from alda import agents
 from alda.agents import AGENTS, drq
 from alda.agents.sada import SADA, SADAConfig
-from alda.envs.data import Data
+from alda.envs.backgrounds.data import Data
 from alda.errors import UserError
 from alda.nets.representation import to_float
-from alda.replay import Replay
+from alda.training.replay import Replay
 from alda.types import EnvSpec, Transition
 
 METHODS = ("drq", "svea", "sada")
@@ -67,10 +67,10 @@ def test_without_shifts_drq_is_sac(monkeypatch, replay):
 def test_targets_and_losses_of_two_copies_equal_a_loop(replay):
     agent = make("drq", num_shifts=2)
     batch = agent.augment(replay.sample(3))
-    ends = agent.representation.both_ends(batch)
+    ends = agent.representation.encode_transition(batch)
     torch.manual_seed(3)
-    target = agent.td_target(batch, ends.next_features)
-    loss, _ = agent.critic_loss(batch, ends.features, target)
+    target = agent.td_target(batch, features.next_obs)
+    loss, _ = agent.critic_loss(batch, features.obs, target)
 
     torch.manual_seed(3)
     action, log_prob = agent.actor(agent.representation(batch.next_obs)).rsample()
@@ -149,7 +149,7 @@ def test_sveas_actor_sees_shifted_observations_alone(monkeypatch, replay):
     features = agent.representation(batch.obs).detach()
     monkeypatch.setattr(agent, "strongly_augmented", None)  # nobody may ask for one
     seen = []
-    monkeypatch.setattr(agent, "improve_actor", lambda *inputs: seen.extend(inputs) or {})
+    monkeypatch.setattr(agent, "actor_step", lambda *inputs: seen.extend(inputs) or {})
     agent.update_actor(batch)
     assert len(seen) == 2
     assert all(torch.equal(x, features) for x in seen)
@@ -182,7 +182,7 @@ def test_sadas_actor_sees_both_kinds_of_images_and_is_judged_on_clean_ones(repla
         entropy = entropy - log_prob[row].detach() / 8
     temperature_loss = (agent.temperature * (entropy + 2)).detach()  # two actions
     torch.manual_seed(4)
-    metrics = agent.improve_actor(torch.cat([clean, strong]), torch.cat([clean, clean]))
+    metrics = agent.actor_step(torch.cat([clean, strong]), torch.cat([clean, clean]))
     close(metrics["actor/loss"], truth)
     close(metrics["actor/entropy"], entropy)
     close(metrics["temperature/loss"], temperature_loss)
@@ -196,7 +196,7 @@ def test_sadas_actor_reads_the_features_that_the_critic_learned_from(monkeypatch
     monkeypatch.setattr(agent, "strongly_augmented", lambda obs: obs.flip(-1))
     clean, strong = agent.representation(batch.obs[:6]).detach(), agent.representation(batch.obs[:6].flip(-1)).detach()
     seen = []
-    monkeypatch.setattr(agent, "improve_actor", lambda *inputs: seen.extend(inputs) or {})
+    monkeypatch.setattr(agent, "actor_step", lambda *inputs: seen.extend(inputs) or {})
     agent.learn(batch, actor=True, targets=False)
     close(seen[0], torch.cat([clean, strong]))
     close(seen[1], torch.cat([clean, clean]))

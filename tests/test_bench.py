@@ -20,7 +20,7 @@ from alda.bench.table import in_proportion
 from alda.bench.turns import Child
 from alda.config import EnvConfig
 from alda.errors import UserError, WorkerError
-from alda.logger import Logger, read_metrics
+from alda.training.logger import Logger, read_metrics
 
 AGENT = ALDAConfig(**{**SMALL, "random_steps": 2})
 ENV = EnvConfig(task="cartpole_balance", profile="fast")
@@ -105,7 +105,7 @@ def test_evaluation_takes_half_as_many_steps_as_training(lap, episodes, tmp_path
 @pytest.mark.slow
 def test_waiting_for_a_turn_is_not_part_of_a_lap(tmp_path, monkeypatch):
     """A run waits after it has written a line, where its clock for the next one has not begun."""
-    from alda.train import train
+    from alda.training.trainer import train
 
     waited, clock, flush = 0.0, time.monotonic, Logger.flush
 

@@ -13,7 +13,7 @@ import pytest
 
 import alda
 from alda.cli import COMMANDS, main
-from alda.doctor import TESTED, doctor
+from alda.commands.doctor import TESTED, doctor
 
 ROOT = Path(__file__).parents[1]
 
@@ -85,7 +85,7 @@ def test_evaluation_prints_a_table_and_writes_json(trained):
 
 @pytest.mark.slow
 def test_an_evaluation_with_other_scores_is_kept_beside_the_first(trained, tmp_path):
-    from alda.envs.color import DEFAULT
+    from alda.envs.shifts.color import DEFAULT
 
     run_dir, *_ = trained
     table = tmp_path / "color_hard.json"
@@ -205,7 +205,7 @@ def test_doctor_reports_on_this_machine(capsys):
 
 def test_doctor_fails_where_nothing_renders(tmp_path):
     code = "import alda.envs.rendering as r; r._egl_works = lambda: False; r._loads = lambda _: False\n"
-    code += "from alda.doctor import doctor; raise SystemExit(doctor())"
+    code += "from alda.commands.doctor import doctor; raise SystemExit(doctor())"
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT)
     assert result.returncode == 1

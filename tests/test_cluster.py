@@ -19,14 +19,14 @@ from test_sweep import TINY, quick, until  # noqa: F401 (a fixture that all test
 
 import alda
 from alda.errors import UserError
-from alda.logger import read_metrics
-from alda.study import cluster, keeper
-from alda.study.attempts import read_attempts
-from alda.study.cluster import Node, RayBackend, Share, choose_share, slots_on
-from alda.study.keeper import Keeper
-from alda.study.progress import next_command
-from alda.study.runner import Runner
-from alda.study.sweep import sweep
+from alda.sweep import cluster, keeper
+from alda.sweep.attempts import read_attempts
+from alda.sweep.cluster import Node, RayBackend, Share, choose_share, slots_on
+from alda.sweep.keeper import Keeper
+from alda.sweep.progress import next_command
+from alda.sweep.runner import Runner
+from alda.sweep.sweep import sweep
+from alda.training.logger import read_metrics
 
 # Keeps a cluster up: a head without cores, a node with one, and one with two and what is said to be a GPU. Reads which
 # node is to die, or `add`.

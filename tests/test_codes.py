@@ -13,7 +13,7 @@ from alda.agents import make_agent as make
 from alda.config import Config
 from alda.errors import UserError
 from alda.nets.representation import to_float
-from alda.replay import Replay
+from alda.training.replay import Replay
 
 SMALL_LAYERS = {"widths": (4, 6, 8, 8)}
 

@@ -13,9 +13,9 @@ from scipy import stats
 from test_figures import MADE, made, write
 
 from alda.agents.svea import SVEAConfig
-from alda.analysis.figures import plot_runs
-from alda.analysis.published import FIGURE_5, Published, published
-from alda.analysis.reproduction import Score, compare_runs, verdict
+from alda.analysis.runs.learning_curves import plot_runs
+from alda.analysis.runs.published import FIGURE_5, Published, published
+from alda.analysis.runs.reproduction import Score, compare_runs, verdict
 from alda.cli import COMMANDS
 from alda.errors import UserError
 

@@ -1,7 +1,7 @@
 import pytest
 
-from alda import console
-from alda.console import Display, clock
+from alda import progress as console
+from alda.progress import Display, clock
 
 
 @pytest.fixture

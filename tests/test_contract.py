@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import alda.agents
 from alda.agents import AGENTS, Agent
 from alda.agents.codes import SACOnCodes
-from alda.replay import Replay
+from alda.training.replay import Replay
 
 SPEEDS = ["plain", "fast"]
 MOST_UPDATES = 12  # in which a small agent of any method comes to all of its stages
@@ -190,7 +190,7 @@ def assert_close(fast, plain, *, rel, abs):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_fast_is_plain_but_for_its_precision(name, replay, monkeypatch):
-    monkeypatch.setattr(alda.fast, "has_bfloat16", lambda device: False)
+    monkeypatch.setattr(alda.training.acceleration, "has_bfloat16", lambda device: False)
     plain, fast = (metrics_of(name, speed, deepcopy(replay), updates=3) for speed in SPEEDS)
     for expected, found in zip(plain, fast, strict=True):
         assert_close(found, expected, rel=1e-3, abs=1e-4)
@@ -219,7 +219,7 @@ def test_only_image_layers_run_at_low_precision(replay):
         module.register_forward_hook(lambda *a, part=part: note(part, a[-1]))
         module[0].register_forward_hook(lambda *a, part=part: note(f"{part}[0]", a[-1]))
     agent.act(replay.sample(1).obs, None, explore=False)
-    low = torch.bfloat16 if alda.fast.has_bfloat16("cpu") else torch.float32
+    low = torch.bfloat16 if alda.training.acceleration.has_bfloat16("cpu") else torch.float32
     assert seen == {"convs[0]": low, "convs": torch.float32, "head[0]": torch.float32, "head": torch.float32}
 
 

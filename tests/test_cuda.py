@@ -9,10 +9,10 @@ from test_train import config_for, records
 
 from alda.agents import AGENTS
 from alda.agents.sac import SAC
-from alda.checkpoint import load_weights
-from alda.fast import Beside
-from alda.replay import Replay
-from alda.train import train
+from alda.training.acceleration import Beside
+from alda.training.checkpoint import load_weights
+from alda.training.replay import Replay
+from alda.training.trainer import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -82,9 +82,9 @@ def test_one_plain_look_at_a_batch_equals_the_cpu(name):
     for device in ("cpu", "cuda"):
         agent = make_agent(name, device=device)
         moved = type(batch)(*(field.to(device) for field in batch))
-        ends = agent.representation.both_ends(moved)
+        ends = agent.representation.encode_transition(moved)
         results.append(agent.update_representation(moved, ends) if name == "alda" else {})
-        results[-1]["features"] = ends.features.detach().mean()
+        results[-1]["features"] = features.obs.detach().mean()
     for key, value in results[0].items():
         assert results[1][key].item() == pytest.approx(value.item(), rel=1e-3, abs=1e-3), key
 

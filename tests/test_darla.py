@@ -11,11 +11,11 @@ from torch import nn
 from alda.agents.darla import DARLA, DARLAConfig, beta_at, divergence_from_prior, rectangles
 from alda.config import Config, EnvConfig
 from alda.errors import LearningError, UserError
-from alda.fast import _WARM_UP, Captured
 from alda.files import join_tensors, read_tensors, split_tensors
 from alda.nets.conv import EluDecoder, EluEncoder
-from alda.replay import Replay
-from alda.train import train
+from alda.training.acceleration import _WARM_UP, Captured
+from alda.training.replay import Replay
+from alda.training.trainer import train
 from alda.types import EnvSpec
 
 SPEC = EnvSpec(frames=3, image_size=32, action_dim=2)
@@ -270,7 +270,7 @@ def test_each_stage_moves_its_own_parts_alone(replay):
 
 def test_each_loss_of_stage_2_trains_its_own_parts(replay):
     agent, batch = make(), replay.sample(4)
-    ends = agent.representation.both_ends(batch)
+    ends = agent.representation.encode_transition(batch)
     assert moved(agent, lambda: agent.update_critic(batch, ends)) == {"critic", "representation.history"}
     assert moved(agent, lambda: agent.update_actor(batch)) == {"actor", "log_temperature"}
     assert all(p.grad is None for p in agent.representation.encoder.parameters())
@@ -297,9 +297,9 @@ def test_one_pass_over_the_frames_learns_what_two_passes_learn():
         replay = fill(Replay(SPEC, 100, 0.99))
         batch = replay.sample(3)
         with agent.representation.encoder.register_forward_hook(lambda *a: encoded.append(len(a[-1][0]))):
-            ends = agent.representation.both_ends(batch)
-        assert ends.features.requires_grad
-        assert not ends.next_features.requires_grad
+            ends = agent.representation.encode_transition(batch)
+        assert features.obs.requires_grad
+        assert not features.next_obs.requires_grad
         torch.manual_seed(1)
         losses = [agent.update(replay, 6) for _ in range(8)]
         results.append((losses[-1], agent.state_dict()))

@@ -14,12 +14,12 @@ from conftest import shared
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from alda.envs import stored_clips
-from alda.envs.data import DAVIS_VIDEOS, Data, find_davis
-from alda.envs.data_check import check
-from alda.envs.frame_cache import store_frames
-from alda.envs.shrinking import bilinear
-from alda.envs.stored_clips import davis_clips, overlay_images, video_clips
+from alda.envs.backgrounds import stored_clips
+from alda.envs.backgrounds.data import DAVIS_VIDEOS, Data, find_davis
+from alda.envs.backgrounds.data_check import check
+from alda.envs.backgrounds.frame_cache import store_frames
+from alda.envs.backgrounds.shrinking import bilinear
+from alda.envs.backgrounds.stored_clips import davis_clips, overlay_images, video_clips
 from alda.errors import UserError
 
 
@@ -218,7 +218,7 @@ def test_a_kill_while_writing_leaves_nothing_that_is_used(tmp_path):
     program = f"""
 import sys, time, numpy as np
 from pathlib import Path
-from alda.envs.frame_cache import store_frames
+from alda.envs.backgrounds.frame_cache import store_frames
 def frames():
     yield np.zeros((8, 8, 3), np.uint8)
     print("writing", flush=True)
@@ -384,7 +384,9 @@ def test_the_cache_is_where_the_system_keeps_caches(monkeypatch, tmp_path):
 
 
 def test_worlds_open_clips_without_pytorch():
-    program = "import sys, alda.envs.stored_clips; assert not {'torch', 'mujoco', 'av', 'PIL'} & set(sys.modules)"
+    program = (
+        "import sys, alda.envs.backgrounds.stored_clips; assert not {'torch', 'mujoco', 'av', 'PIL'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

@@ -3,8 +3,8 @@
 import pytest
 from PIL import Image
 
-from alda.demo import SHIFTED, demo
-from alda.logger import read_metrics
+from alda.commands.demo import SHIFTED, demo
+from alda.training.logger import read_metrics
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from sklearn.feature_selection import mutual_info_classif
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, mutual_info_score
 
-from alda.analysis.disentangle import (
+from alda.analysis.latents.disentangle import (
     active_latents,
     dci,
     discretise,

@@ -14,18 +14,18 @@ from test_figures import made
 
 from alda.agents.sac import SACConfig
 from alda.agents.svea import SVEAConfig
-from alda.analysis import archive
-from alda.analysis.archive import add_results, record_of, train_command
-from alda.analysis.paper import draw_figure
-from alda.analysis.report_page import write_report
-from alda.analysis.reproduction import compare_runs
-from alda.analysis.runs import find_runs, load_run
+from alda.analysis.report.page import write_report
+from alda.analysis.runs import archive
+from alda.analysis.runs.archive import add_results, record_of, train_command
+from alda.analysis.runs.paper import draw_figure
+from alda.analysis.runs.reproduction import compare_runs
+from alda.analysis.runs.table import find_runs, load_run
 from alda.cli import COMMANDS
 from alda.config import NEWER_SETTINGS, Config, EnvConfig, differences, flat, to_json
-from alda.envs.data import Data
+from alda.envs.backgrounds.data import Data
 from alda.errors import UserError
 from alda.presets import presets
-from alda.train import CHANGEABLE
+from alda.training.trainer import CHANGEABLE
 
 RECORDS = sorted((Path(__file__).parents[1] / "results").glob("*/*/*/*/s*"))  # NAME/TASK/METHOD/VARIANT/sSEED
 LATEST = 60

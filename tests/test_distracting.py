@@ -8,12 +8,12 @@ from conftest import shared
 
 import alda
 from alda.envs import SHIFTS
-from alda.envs.backgrounds import ProceduralClips, sky_clips
-from alda.envs.camera import CameraLimits, WanderingCamera, look_at_point, orientation, to_cartesian, to_sphere
-from alda.envs.data import Data
-from alda.envs.procedural import ProceduralClip
+from alda.envs.backgrounds.clips import ProceduralClips, sky_clips
+from alda.envs.backgrounds.data import Data
+from alda.envs.backgrounds.procedural import ProceduralClip
 from alda.envs.rendering import load_suite
-from alda.envs.shift import ShiftOptions
+from alda.envs.shifts.base import ShiftOptions
+from alda.envs.shifts.camera import CameraLimits, WanderingCamera, look_at_point, orientation, to_cartesian, to_sphere
 from alda.envs.tasks import split_task
 from alda.errors import UserError
 
@@ -109,7 +109,7 @@ class Plain:
 @pytest.fixture
 def plain_sky(monkeypatch):
     """Gives the sky of worlds made from now on these clips."""
-    return lambda *lengths: monkeypatch.setattr("alda.envs.distracting.sky_clips", lambda *_: Plain(*lengths))
+    return lambda *lengths: monkeypatch.setattr("alda.envs.shifts.distracting.sky_clips", lambda *_: Plain(*lengths))
 
 
 # against the second implementation

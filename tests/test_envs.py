@@ -13,9 +13,9 @@ from gymnasium.utils.env_checker import check_env
 
 import alda
 from alda.envs import SHIFTS, covers
-from alda.envs.color import DEFAULT, KEYS, draw_table, recolor
-from alda.envs.data import Data
+from alda.envs.backgrounds.data import Data
 from alda.envs.rendering import load_suite
+from alda.envs.shifts.color import DEFAULT, KEYS, draw_table, recolor
 from alda.envs.tasks import TASKS, split_task
 from alda.errors import UserError
 

@@ -18,18 +18,19 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 import alda
-from alda import agents, cli, export
+from alda import agents, cli
 from alda.agents import AGENTS
-from alda.analysis.inspect import Episode, Session
-from alda.analysis.look import require_critic
+from alda.analysis.inspector import Episode, Session
+from alda.analysis.latents.look import require_critic
+from alda.commands.evaluate import evaluate_run
 from alda.config import to_json
-from alda.envs.data import Data
+from alda.envs.backgrounds.data import Data
 from alda.errors import UserError
-from alda.export import FILES, PROGRAM, WEIGHTS, export_run
+from alda.export import bundle as export
+from alda.export.bundle import FILES, PROGRAM, WEIGHTS, export_run
+from alda.export.model_card import evaluations_of
 from alda.files import write_json, write_tensors
-from alda.model_card import evaluations_of
-from alda.report import evaluate_run
-from alda.train import train
+from alda.training.trainer import train
 from alda.types import EnvSpec
 
 STEP = 12

@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from alda.agents import AGENTS, make_agent
 from alda.errors import UserError
-from alda.fast import _WARM_UP, Captured, accelerate
-from alda.stopwatch import Stopwatch
+from alda.training.acceleration import _WARM_UP, Captured, accelerate
+from alda.training.timing import Stopwatch
 
 
 class Tape(TorchDispatchMode):
@@ -171,7 +171,7 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch):
 
 FAULTS = """
 import resource, sys, torch
-from alda.fast import accelerate, _keep_freed_memory
+from alda.training.acceleration import accelerate, _keep_freed_memory
 if sys.argv[1] == "kept":
     _keep_freed_memory()
 def work():

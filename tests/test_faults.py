@@ -18,18 +18,18 @@ from conftest import config_for
 from test_train import in_order, records, same, weights
 
 import alda
-import alda.checkpoint
-import alda.train
+import alda.training.checkpoint
+import alda.training.trainer
 from alda.agents import make_agent
-from alda.checkpoint import load_checkpoint, load_weights
 from alda.config import load_config
-from alda.console import Display, lasting_console
 from alda.errors import UserError
-from alda.logger import DamagedMetrics, Logger, read_metrics
-from alda.process import collected_signals
-from alda.records import load_spec
-from alda.replay import Replay
-from alda.train import Run, train
+from alda.progress import Display, lasting_console
+from alda.provenance import load_spec
+from alda.training.checkpoint import load_checkpoint, load_weights
+from alda.training.logger import DamagedMetrics, Logger, read_metrics
+from alda.training.replay import Replay
+from alda.training.run_lock import collected_signals
+from alda.training.trainer import Run, train
 from alda.video import write_video
 
 
@@ -70,14 +70,14 @@ class Killed(BaseException):
 
 def at_breath(monkeypatch, calls, act):
     """Does something at the so-manieth moment at which a run takes breath."""
-    breathe, count = Run.breathe, iter(range(10**9))
+    housekeeping, count = Run.housekeeping, iter(range(10**9))
 
     def counted(self):
         if next(count) == calls:
             act(self)
-        breathe(self)
+        housekeeping(self)
 
-    monkeypatch.setattr(Run, "breathe", counted)
+    monkeypatch.setattr(Run, "housekeeping", counted)
 
 
 # the terminal
@@ -134,7 +134,7 @@ class file_limit:  # noqa: N801 (a context, read as words)
 
 
 def test_unwritten_words_are_no_failure():
-    code = "from alda.console import lasting_console as c; c().print('a'); c().print('b')"
+    code = "from alda.progress import lasting_console as c; c().print('a'); c().print('b')"
     with open("/dev/full", "w") as full:
         ended = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE)
     assert (ended.returncode, ended.stderr) == (0, b"")
@@ -207,7 +207,7 @@ def test_a_run_that_another_process_has_taken_over_is_left_to_it(whole, tmp_path
 
 
 def test_an_interruption_right_after_a_checkpoint_is_whole_leaves_it_there(run, monkeypatch):
-    write = alda.checkpoint.write_json
+    write = alda.training.checkpoint.write_json
 
     def interrupted(path, content):
         write(path, content)
@@ -217,9 +217,9 @@ def test_an_interruption_right_after_a_checkpoint_is_whole_leaves_it_there(run, 
     agent, replay = loaded(run)
     state = load_checkpoint(run, agent, replay)
     with monkeypatch.context() as patch:
-        patch.setattr(alda.checkpoint, "write_json", interrupted)
+        patch.setattr(alda.training.checkpoint, "write_json", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            alda.checkpoint.save_checkpoint(run, agent, replay, state)
+            alda.training.checkpoint.save_checkpoint(run, agent, replay, state)
     again, again_replay = loaded(run)
     load_checkpoint(run, again, again_replay)
     assert same(again.state_dict(), agent.state_dict())
@@ -341,7 +341,7 @@ def test_what_others_put_beside_the_files_of_a_run_is_left_alone(run, tmp_path):
 
 
 def test_weights_are_those_of_the_next_checkpoint_when_training_replaces_the_one_being_read(run, monkeypatch):
-    read, before, spec = alda.checkpoint.read_tensors, latest(run), load_spec(run)
+    read, before, spec = alda.training.checkpoint.read_tensors, latest(run), load_spec(run)
 
     def replaced(path):
         if path.parent == before and before.exists():
@@ -349,7 +349,7 @@ def test_weights_are_those_of_the_next_checkpoint_when_training_replaces_the_one
             (run / "checkpoints" / "latest.json").write_text('{"checkpoint": "save_000099"}')
         return read(path)
 
-    monkeypatch.setattr(alda.checkpoint, "read_tensors", replaced)
+    monkeypatch.setattr(alda.training.checkpoint, "read_tensors", replaced)
     assert load_weights(run, make_agent(load_config(run).agent, spec)) == 14
 
 
@@ -363,7 +363,7 @@ def test_a_run_killed_before_its_first_evaluation_is_over_goes_on(whole, tmp_pat
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "follow_evaluation", lambda self, wait=False: None)
-        patch.setattr(Run, "breathe", die)
+        patch.setattr(Run, "housekeeping", die)
         with pytest.raises(Killed):
             train(short(tmp_path / "run", eval_workers=1, eval_beside=True))
     assert [row["step"] for row in records(tmp_path / "run")] == [3]
@@ -376,7 +376,7 @@ def test_a_first_checkpoint_that_cannot_be_written_ends_the_run_at_once(tmp_path
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(alda.train, "save_checkpoint", full)
+        patch.setattr(alda.training.trainer, "save_checkpoint", full)
         with pytest.raises(SystemExit) as ended:
             train(short(tmp_path))
     assert ended.value.code == 1

@@ -13,15 +13,15 @@ from scipy import stats as scipy_stats
 from alda.agents import AGENTS
 from alda.agents.alda import ALDAConfig
 from alda.agents.svea import SVEAConfig
-from alda.analysis.aggregates import IMPROVEMENT, PROFILE, aggregate_table
-from alda.analysis.comparison import compare
-from alda.analysis.curves import FIGURES, METHODS
-from alda.analysis.paper import curve_table, draw_curves, draw_figure
-from alda.analysis.published import PUBLISHED, published
-from alda.analysis.runs import Run, find_runs, load_runs, put_together
+from alda.analysis.runs.aggregates import IMPROVEMENT, PROFILE, aggregate_table
+from alda.analysis.runs.comparison import compare
+from alda.analysis.runs.curves import FIGURES, METHODS
+from alda.analysis.runs.paper import curve_table, draw_curves, draw_figure
+from alda.analysis.runs.published import PUBLISHED, published
+from alda.analysis.runs.table import Run, find_runs, load_runs, put_together
 from alda.cli import COMMANDS
 from alda.config import Config, EnvConfig, to_json
-from alda.envs.shift import parse_shift
+from alda.envs.shifts.base import parse_shift
 from alda.envs.tasks import TASKS
 from alda.errors import UserError
 from alda.presets import presets

@@ -21,15 +21,15 @@ from conftest import make_agent, small_config
 from PIL import Image
 
 import alda
-from alda.analysis import inspect
-from alda.analysis.inspect import Session, inspect_run, png, serving, stored_values
+from alda.analysis import inspector
+from alda.analysis.inspector import Session, inspect_run, png, serving, stored_values
+from alda.analysis.paired_rollouts import twins
 from alda.cli import main
 from alda.config import Config, EnvConfig
-from alda.envs.data import Data
+from alda.envs.backgrounds.data import Data
 from alda.errors import UserError
 from alda.policy import Policy
-from alda.train import train
-from alda.twins import twins
+from alda.training.trainer import train
 from alda.types import EnvSpec
 
 STEPS = 9  # of an episode
@@ -247,8 +247,8 @@ def test_there_is_nothing_to_get_but_the_page(server):
     assert b"http://" not in content  # nothing comes from elsewhere
     assert b"https://" not in content
     for method, path in (
-        ("GET", "/inspect.html"),
-        ("GET", "/../inspect.py"),
+        ("GET", "/inspector.html"),
+        ("GET", "/../inspector.py"),
         ("GET", "//etc/passwd"),
         ("GET", "/api/"),
     ):
@@ -272,7 +272,7 @@ def test_what_failed_is_said_and_begun_anew(server, monkeypatch, capfd):
 
     play(server, "train")
     with monkeypatch.context() as patch:
-        patch.setattr(inspect, "twins", fails)
+        patch.setattr(inspector, "twins", fails)
         patch.setattr(server.session, "_episodes", {})
         for _ in range(2):
             assert ask(server, "play", world="train") == (500, {"error": "ValueError: the simulator is lost"})
@@ -300,7 +300,7 @@ def test_a_world_without_its_data_is_refused_and_the_others_go_on(tmp_path):
 
 
 def test_a_method_without_a_decoder_is_inspected_without_pictures(monkeypatch):
-    monkeypatch.setattr(inspect, "_MOMENT", 60.0)
+    monkeypatch.setattr(inspector, "_MOMENT", 60.0)
     session = session_of("sac")
     assert not session.about()["decodes"]
     session.play("train")

@@ -8,8 +8,8 @@ import torch
 import alda.latents
 from alda.errors import UserError
 from alda.latents import LATENTS, AssociativeLatent, LatentConfig, LatentModel, make_latent
+from alda.latents.ablations import ClampLatent, FSQLatent, IdentityLatent
 from alda.latents.bio import BioLatent, BioPenaltyLatent
-from alda.latents.controls import ClampLatent, FSQLatent, IdentityLatent
 from alda.latents.quantized import QuantizedLatent
 from alda.nets.conv import FrameDecoder
 

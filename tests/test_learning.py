@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from alda.agents import AGENTS, Agent, AgentConfig, make_agent
-from alda.envs.data import Data
-from alda.evaluate import play
-from alda.fast import accelerate
-from alda.replay import Replay
+from alda.envs.backgrounds.data import Data
+from alda.training.acceleration import accelerate
+from alda.training.replay import Replay
+from alda.training.rollout import play
 from alda.types import EnvSpec
 
 LENGTH = 20

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import alda
-import alda.doctor
+import alda.commands.doctor
 from alda.envs.rendering import load_suite
 from alda.envs.tasks import TASKS
 
@@ -68,5 +68,5 @@ def test_every_domain_loads_resets_steps_and_renders(task):
     ],
 )
 def test_doctor_says_what_is_known_of_this_mujoco(monkeypatch, found, report):
-    monkeypatch.setattr(alda.doctor, "version", lambda name: found)
-    assert dict(alda.doctor._versions())["mujoco"] == report
+    monkeypatch.setattr(alda.commands.doctor, "version", lambda name: found)
+    assert dict(alda.commands.doctor._versions())["mujoco"] == report

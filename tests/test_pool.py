@@ -14,9 +14,9 @@ from toy_envs import SHAPE, Reporting, make
 
 import alda
 from alda.agents.base import Agent, AgentConfig
-from alda.envs.pool import LocalPool, ProcessPool, open_pool
+from alda.envs.vector import LocalPool, ProcessPool, open_pool
 from alda.errors import UserError, WorkerError
-from alda.evaluate import Job, play_all
+from alda.training.rollout import Job, play_all
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_closing_ends_the_processes():
 
 def test_processes_end_when_the_one_that_started_them_is_killed():
     code = (
-        "from alda.envs.pool import ProcessPool; from toy_envs import SHAPE, Reporting, make; import time\n"
+        "from alda.envs.vector import ProcessPool; from toy_envs import SHAPE, Reporting, make; import time\n"
         "it = ProcessPool(make, 2, SHAPE); it.reset(0, 'plain', 0); it.result(0)\n"
         "print(*[slot.process.pid for slot in it._slots], flush=True); time.sleep(60)"
     )

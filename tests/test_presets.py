@@ -11,10 +11,10 @@ from alda.agents import AGENTS
 from alda.bench import bench
 from alda.bench.subject import Plan, Subject
 from alda.config import Config, EnvConfig, from_json, to_json
-from alda.envs.data import Data
+from alda.envs.backgrounds.data import Data
 from alda.errors import UserError
 from alda.presets import presets
-from alda.replay import Replay
+from alda.training.replay import Replay
 
 VARIANTS = sorted(set(presets()) - set(AGENTS))
 

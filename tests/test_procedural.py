@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from alda.envs.procedural import LENGTH, SPLITS, ProceduralClip
+from alda.envs.backgrounds.procedural import LENGTH, SPLITS, ProceduralClip
 
 CLIPS = [(split, index) for split, count in SPLITS.items() for index in range(count)]
 SOME = CLIPS[::9]

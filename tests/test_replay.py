@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from alda.errors import UserError
-from alda.replay import Replay, replay_bytes
+from alda.training.replay import Replay, replay_bytes
 from alda.types import EnvSpec
 
 SPEC = EnvSpec(frames=3, image_size=2, action_dim=1)

@@ -13,7 +13,7 @@ from alda.agents.repo import RePo, RePoConfig, balanced_kl, lambda_returns, mask
 from alda.errors import UserError
 from alda.nets.distributions import SquashedNormal
 from alda.nets.rssm import RSSM, Belief, Gaussian, kl_divergence
-from alda.replay import Replay
+from alda.training.replay import Replay
 from alda.types import EnvSpec, Sequence
 
 MODEL = {"encoder", "rssm", "reward"}

@@ -16,18 +16,18 @@ from test_figures import made, write
 
 from alda.agents.alda import ALDAConfig
 from alda.agents.sac import SACConfig
-from alda.analysis import disentangle
-from alda.analysis.association import View, compare
 from alda.analysis.commands import ANALYSES
-from alda.analysis.embedded import MOST_VIDEO, embed_picture, embed_video
-from alda.analysis.main_numbers import NUMBERS, number
-from alda.analysis.report_page import write_report
-from alda.analysis.runs import load_runs, put_together
-from alda.analysis.theorem import measure as measure_theorem
-from alda.analysis.traversal import localise
+from alda.analysis.latents import disentangle
+from alda.analysis.latents.association import View, compare
+from alda.analysis.latents.theorem import measure as measure_theorem
+from alda.analysis.latents.traversal import localise
+from alda.analysis.report.embedded import MOST_VIDEO, embed_picture, embed_video
+from alda.analysis.report.main_numbers import NUMBERS, number
+from alda.analysis.report.page import write_report
+from alda.analysis.runs.table import load_runs, put_together
 from alda.cli import COMMANDS
 from alda.errors import UserError
-from alda.evaluate import bootstrap_interval
+from alda.training.rollout import bootstrap_interval
 from alda.video import write_video
 
 

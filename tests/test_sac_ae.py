@@ -6,7 +6,7 @@ from conftest import make_agent as make
 from alda.agents.sac_ae import five_bits, newest
 from alda.nets.conv import StackDecoder
 from alda.nets.representation import PixelEncoder
-from alda.replay import Replay
+from alda.training.replay import Replay
 from alda.types import EnvSpec, Transition
 
 
@@ -38,7 +38,7 @@ def test_the_decoder_mirrors_the_encoder(size, side):
 
 def test_the_loss_equals_a_loop_over_pixels(replay):
     agent, batch = make("sac_ae", latent_coef=0.1), replay.sample(2)
-    ends = agent.representation.both_ends(batch)
+    ends = agent.representation.encode_transition(batch)
     with torch.no_grad():
         code = agent.critic.trunk(agent.representation(batch.obs)).tolist()
         decoded = agent.decoder(torch.tensor(code)).double()
@@ -70,7 +70,7 @@ def test_the_penalty_pulls_the_code_towards_zero(replay):
         agent.code = lambda _, code=code: code
         agent.descend = lambda *_, loss: loss.backward()
         torch.manual_seed(2)
-        agent.update_representation(batch, agent.representation.both_ends(batch))
+        agent.update_representation(batch, agent.representation.encode_transition(batch))
         seen.append(code)
     torch.testing.assert_close(seen[1].grad - seen[0].grad, 2.0 * seen[1].detach() / 3, rtol=1e-4, atol=1e-6)
 
@@ -85,7 +85,7 @@ def moved(agent, change):
 
 def test_each_loss_trains_exactly_its_own_parts(replay):
     agent, batch = make("sac_ae"), replay.sample(4)
-    ends = agent.representation.both_ends(batch)
+    ends = agent.representation.encode_transition(batch)
     assert moved(agent, lambda: agent.update_critic(batch, ends)) == {"representation", "critic.trunk", "critic.q"}
     assert moved(agent, lambda: agent.update_representation(batch, ends)) == {
         *("representation", "critic.trunk", "decoder")
@@ -118,7 +118,7 @@ def test_two_images_are_learned():
     obs[0, :, :, :9] = 200
     obs[1, :, :, :, 9:] = 120
     batch = fill(Replay(small, 50, 0.99), steps=20).sample(2)._replace(obs=obs)
-    ends = agent.representation.both_ends(batch)
+    ends = agent.representation.encode_transition(batch)
     first, *_, last = (agent.update_representation(batch, ends) for _ in range(150))
     assert last["autoencoder/reconstruction"] < 0.1 * first["autoencoder/reconstruction"]
     assert agent.diagnose(obs)["psnr"] > first["autoencoder/psnr"] + 10
@@ -139,7 +139,7 @@ def test_reconstruction_may_learn_from_a_part_of_the_batch(replay):
     part.decoder.register_forward_hook(lambda *hooked: seen.append(len(hooked[-1])))
     for agent, given in ((whole, Transition(*(field[:2] for field in batch))), (part, batch)):
         torch.manual_seed(4)
-        agent.metrics = agent.update_representation(given, agent.representation.both_ends(given))
+        agent.metrics = agent.update_representation(given, agent.representation.encode_transition(given))
     assert seen == [2]
     assert whole.metrics.keys() == part.metrics.keys()
     for key, value in whole.metrics.items():

@@ -14,13 +14,14 @@ import pytest
 from test_pool import gone
 from test_train import config_for, records, same, weights
 
-from alda import gpu_sharing, side_by_side
 from alda.config import Config, to_json
-from alda.console import Display, displays
 from alda.errors import UserError
-from alda.gpu_sharing import shared_gpu
-from alda.side_by_side import Told, train_seeds
-from alda.train import train
+from alda.progress import Display, displays
+from alda.sweep import gpu_sharing
+from alda.sweep import seeds as side_by_side
+from alda.sweep.gpu_sharing import shared_gpu
+from alda.sweep.seeds import Told, train_seeds
+from alda.training.trainer import train
 
 
 @pytest.fixture(autouse=True)

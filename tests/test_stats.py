@@ -8,7 +8,7 @@ from scipy import stats as scipy_stats
 from alda.analysis import stats
 from alda.analysis.stats import aggregate, interquartile_mean, optimality_gap, performance_profile, share_above
 from alda.errors import UserError
-from alda.evaluate import bootstrap_interval
+from alda.training.rollout import bootstrap_interval
 
 
 def table(tasks=3, seeds=5, seed=0):

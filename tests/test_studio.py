@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 from conftest import SPEC, make_agent
 
-from alda.analysis.studio import CAMERA, CAMERA_REACH, open_studio, read_joints
+from alda.analysis.latents.studio import CAMERA, CAMERA_REACH, open_studio, read_joints
+from alda.analysis.paired_rollouts import twins
 from alda.config import Config, EnvConfig
 from alda.envs import make_env
-from alda.envs.color import recolor
+from alda.envs.shifts.color import recolor
 from alda.policy import Policy
-from alda.twins import twins
 
 JOINTS = {
     "walker_walk": [

@@ -14,18 +14,16 @@ from conftest import SMALL
 
 from alda.agents.alda import ALDAConfig
 from alda.agents.sac import SACConfig
-from alda.analysis.comparison import compare
-from alda.analysis.curves import FIGURES
-from alda.analysis.published import TASKS
-from alda.analysis.runs import Run
+from alda.analysis.runs.comparison import compare
+from alda.analysis.runs.curves import FIGURES
+from alda.analysis.runs.published import TASKS
+from alda.analysis.runs.table import Run
 from alda.config import Config, EnvConfig, from_json, to_json
-from alda.console import Display, clock
 from alda.errors import UserError
-from alda.gpu_sharing import Sharing
-from alda.process import only_one
-from alda.study import estimate, trial
-from alda.study.attempts import write_attempt
-from alda.study.estimate import (
+from alda.progress import Display, clock
+from alda.sweep import estimate, trial
+from alda.sweep.attempts import write_attempt
+from alda.sweep.estimate import (
     disk,
     makespan,
     measure,
@@ -36,13 +34,15 @@ from alda.study.estimate import (
     updates_of,
     weights_size,
 )
-from alda.study.file import Final, StudyRun, read_study
-from alda.study.flags import parse_words
-from alda.study.local import Machine, choose_slots
-from alda.study.processes import LocalBackend
-from alda.study.progress import in_use, newest_step, next_command, read_progress, summarize
-from alda.study.sweep import described
-from alda.study.trial import try_kinds
+from alda.sweep.flags import parse_words
+from alda.sweep.gpu_sharing import Sharing
+from alda.sweep.local import Machine, choose_slots
+from alda.sweep.processes import LocalBackend
+from alda.sweep.progress import in_use, newest_step, next_command, read_progress, summarize
+from alda.sweep.study_file import Final, StudyRun, read_study
+from alda.sweep.sweep import described
+from alda.sweep.trial import try_kinds
+from alda.training.run_lock import only_one
 
 EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.toml"))
 GOOD = """

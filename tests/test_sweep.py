@@ -17,20 +17,20 @@ import psutil
 import pytest
 from test_study import checkpoint, metrics, study_of
 
-from alda.console import clock
 from alda.errors import UserError
-from alda.gpu_sharing import Sharing
-from alda.process import collected_signals, exit_at_sigterm, only_one
-from alda.study import estimate, processes, progress, runner
-from alda.study.attempts import read_attempts, write_attempt
-from alda.study.backend import Backend, Job, Lost
-from alda.study.board import board
-from alda.study.estimate import disk, measure
-from alda.study.file import Final, read_study
-from alda.study.processes import LocalBackend, Slots
-from alda.study.progress import next_command, read_progress
-from alda.study.runner import Runner
-from alda.study.sweep import sweep
+from alda.progress import clock
+from alda.sweep import estimate, processes, progress, runner
+from alda.sweep.attempts import read_attempts, write_attempt
+from alda.sweep.backend import Backend, Job, Lost
+from alda.sweep.board import board
+from alda.sweep.estimate import disk, measure
+from alda.sweep.gpu_sharing import Sharing
+from alda.sweep.processes import LocalBackend, Slots
+from alda.sweep.progress import next_command, read_progress
+from alda.sweep.runner import Runner
+from alda.sweep.study_file import Final, read_study
+from alda.sweep.sweep import sweep
+from alda.training.run_lock import collected_signals, exit_at_sigterm, only_one
 
 # Trains, as far as a scheduler can see: `plan` beside it says by seed what each command does. A word is ok, wait (until
 # it is asked to stop, and then saves half), die (by SIGKILL), or an exit code; the last one is repeated.

@@ -7,7 +7,7 @@ from sklearn.metrics import mutual_info_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from alda.analysis.theorem import (
+from alda.analysis.latents.theorem import (
     LEVEL,
     against_null,
     bin_latent,

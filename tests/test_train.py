@@ -15,18 +15,18 @@ import torch
 from conftest import STEPS, config_for
 from PIL import Image
 
-import alda.train
+import alda.training.trainer
 from alda.agents.alda import ALDAConfig
 from alda.agents.decoding import TRAVERSED
 from alda.config import NEWER_SETTINGS, Config, EnvConfig, load_config, to_json
-from alda.envs.data import Data
-from alda.envs.pool import ProcessPool
+from alda.envs.backgrounds.data import Data
 from alda.envs.rendering import renderer_name
+from alda.envs.vector import ProcessPool
 from alda.errors import LearningError, UserError, WorkerError
-from alda.evaluate import bootstrap_interval, episode_seeds, play
 from alda.files import read_tensors
-from alda.logger import read_metrics
-from alda.train import Run, train
+from alda.training.logger import read_metrics
+from alda.training.rollout import bootstrap_interval, episode_seeds, play
+from alda.training.trainer import Run, train
 
 
 def records(run_dir: Path) -> list[dict]:
@@ -57,14 +57,14 @@ def uncut(tmp_path_factory):
 
 def cut_after(monkeypatch, calls: int) -> None:
     """Ctrl-C at the so-manieth moment at which a run takes breath."""
-    breathe, count = Run.breathe, iter(range(10**9))
+    housekeeping, count = Run.housekeeping, iter(range(10**9))
 
     def counted(self):
         if next(count) == calls:
             os.kill(os.getpid(), signal.SIGINT)
-        breathe(self)
+        housekeeping(self)
 
-    monkeypatch.setattr(Run, "breathe", counted)
+    monkeypatch.setattr(Run, "housekeeping", counted)
 
 
 # Moments in the first evaluation, at random steps, amid catching up, in training and in a later evaluation.
@@ -132,16 +132,16 @@ def test_a_run_with_two_environments_can_be_cut_anywhere_too(uncut_pair, tmp_pat
 
 
 def test_a_killed_environment_changes_nothing(uncut_pair, tmp_path, monkeypatch, capsys):
-    breathe = Run.breathe
+    housekeeping = Run.housekeeping
 
     def shoot(self):
-        breathe(self)
+        housekeeping(self)
         if self.at.step in (6, 20) and not self.evaluating and not hasattr(self, f"shot_{self.at.step}"):
             setattr(self, f"shot_{self.at.step}", True)
             os.kill(self.collector._slots[1].process.pid, signal.SIGKILL)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "breathe", shoot)
+        patch.setattr(Run, "housekeeping", shoot)
         train(pair(tmp_path / "run"))
     assert capsys.readouterr().out.count("environment process 1 (train) died: killed by SIGKILL") == 2
     assert records(tmp_path / "run") == records(uncut_pair)
@@ -323,7 +323,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(uncut, tmp_path, monkeypa
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "breathe", die)
+        patch.setattr(Run, "housekeeping", die)
         with pytest.raises(Killed):
             train(config)
     assert records(tmp_path / "run")[-1]["step"] == 21  # past the checkpoint at 20; to be dropped
@@ -404,17 +404,17 @@ def test_a_run_killed_while_it_evaluates_goes_on_from_the_checkpoint_it_wrote_th
     class Killed(BaseException):
         pass
 
-    breathe, seen = Run.breathe, []
+    housekeeping, seen = Run.housekeeping, []
 
     def die(self):
-        breathe(self)  # saves
+        housekeeping(self)  # saves
         if self.at.step == 20 and self.evaluating:
             seen.append(self.evaluating)
             if len(seen) == 12:  # amid the second world
                 raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "breathe", die)
+        patch.setattr(Run, "housekeeping", die)
         with pytest.raises(Killed):
             train(config)
     assert seen[-1] == "color_hard"
@@ -428,14 +428,14 @@ import resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_train import config_for
-from alda.train import train
-import alda.train
-evaluate = alda.train.Run.begin_evaluation
+from alda.training.trainer import train
+import alda.training.trainer
+evaluate = alda.training.trainer.Run.begin_evaluation
 def limited(self):
     if self.at.step == int(sys.argv[4]):
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
     evaluate(self)
-alda.train.Run.begin_evaluation = limited
+alda.training.trainer.Run.begin_evaluation = limited
 train(config_for(Path(sys.argv[2])))
 """
 

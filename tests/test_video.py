@@ -11,10 +11,10 @@ from conftest import shared
 
 import alda
 from alda.envs import SHIFTS
-from alda.envs.data import Data
-from alda.envs.procedural import SPLITS, ProceduralClip
-from alda.envs.shift import ShiftOptions
-from alda.envs.video import green_screen
+from alda.envs.backgrounds.data import Data
+from alda.envs.backgrounds.procedural import SPLITS, ProceduralClip
+from alda.envs.shifts.base import ShiftOptions
+from alda.envs.shifts.video import green_screen
 from alda.errors import UserError
 
 PAPER_TASKS = ("walker_walk", "cartpole_balance", "ball_in_cup_catch", "finger_spin")
@@ -45,7 +45,7 @@ class Numbered:
 @pytest.fixture
 def numbered(monkeypatch):
     """Gives worlds made from now on these clips."""
-    return lambda *lengths: monkeypatch.setattr("alda.envs.video.video_clips", lambda *_: Numbered(*lengths))
+    return lambda *lengths: monkeypatch.setattr("alda.envs.shifts.video.video_clips", lambda *_: Numbered(*lengths))
 
 
 def playing(env) -> tuple[int, int]:

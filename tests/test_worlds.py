@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alda.analysis.figures import _apart, plot_runs
+from alda.analysis.runs.learning_curves import _apart, plot_runs
 from alda.cli import COMMANDS
 from alda.envs import SHIFTS, make_env
+from alda.envs.preview import list_worlds, preview
 from alda.envs.tasks import TASKS
 from alda.errors import UserError
 from alda.pictures import sheet
-from alda.worlds import list_worlds, preview
 
 
 def test_the_list_names_every_task_and_shift(capsys):

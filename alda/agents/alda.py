@@ -23,8 +23,8 @@ from alda.errors import UserError
 from alda.latents import LatentConfig, make_latent
 from alda.nets.conv import WIDTHS, FrameDecoder, FrameEncoder, HistoryEncoder, Norm
 from alda.nets.mlp import Activation, initialize_
-from alda.nets.representation import Ends, FrameCodes, to_float
-from alda.replay import Replay
+from alda.nets.representation import FrameCodes, TransitionFeatures, to_float
+from alda.training.replay import Replay
 from alda.types import EnvSpec, Latents, Metrics, Transition
 
 
@@ -130,12 +130,12 @@ class ALDA(SACOnCodes):
     def learn_autoencoder(self, frames: UInt8[Tensor, "n c h w"]) -> Metrics:
         return self.update_autoencoder(to_float(frames))
 
-    def update_representation(self, batch: Transition, ends: Ends) -> Metrics:
+    def update_representation(self, batch: Transition, features: TransitionFeatures) -> Metrics:
         if self.stores_codes:
             return {}
         seen = self.representation
         image = to_float(seen.images(batch.obs)[:, seen.reconstructed].flatten(0, 1))
-        return self.update_autoencoder(image, ends.encoded)
+        return self.update_autoencoder(image, features.encoded)
 
     def update_autoencoder(
         self, image: Float[Tensor, "n c h w"], encoded: Float[Tensor, "n l"] | None = None
@@ -227,10 +227,10 @@ class AssociativeEncoder(FrameCodes):
             encoded = self.encode(self.images(obs))
         return self.code(encoded)
 
-    def both_ends(self, batch: Transition) -> Ends:
+    def encode_transition(self, batch: Transition) -> TransitionFeatures:
         """In one pass, each of the F + 1 distinct frames is encoded once, for the critic and the decoder alike."""
         if batch.obs.is_floating_point() or not self.one_pass:
-            return super().both_ends(batch)
+            return super().encode_transition(batch)
         images, following = self.images(batch.obs), self.images(batch.next_obs)
         first, *_ = range(images.shape[1])[slice(None) if self.critic_reaches_encoder else self.reconstructed]
         trained = self.encode(images[:, first:])  # with gradient
@@ -242,7 +242,7 @@ class AssociativeEncoder(FrameCodes):
             next_features = self.history(code[:, 1:])
         # Where the critic moves the encoder, the decoder's loss needs a second look at what it has become.
         encoded = None if self.critic_reaches_encoder else trained.flatten(0, 1)
-        return Ends(self.history(code[:, :-1]), next_features, encoded)
+        return TransitionFeatures(self.history(code[:, :-1]), next_features, encoded)
 
 
 def _check_storable(config: ALDAConfig) -> None:

@@ -10,11 +10,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from alda.agents.decoding import TRAVERSED, led_through, psnr, to_pixels
-from alda.envs.data import Data
+from alda.agents.decoding import TRAVERSED, psnr, to_pixels, traversal_codes
+from alda.envs.backgrounds.data import Data
 from alda.latents.base import over_range
 from alda.nets.representation import to_float
-from alda.replay import Replay
+from alda.training.replay import Replay
 from alda.types import Latents, Metrics, Seen
 
 State = Any  # of a policy with a memory: tensors, or dicts of them, with the environment first; else None
@@ -46,7 +46,7 @@ class Agent(nn.Module, ABC):
     """Acts on pixels and learns from replay.
 
     `optimizers` is the table of what trains what. Methods named in `hot` take and return tensors only and never wait
-    for the device, so alda.fast may replace them by faster ones.
+    for the device, so alda.training.acceleration may replace them by faster ones.
     """
 
     hot: tuple[str, ...] = ()
@@ -112,7 +112,7 @@ class Agent(nn.Module, ABC):
         if (latents := self._decodable(obs)) is None:
             return None
         values = self.sweep(latents, count)  # [L, V]
-        image = self.decode(led_through(latents.code[0], values).flatten(0, 1))
+        image = self.decode(traversal_codes(latents.code[0], values).flatten(0, 1))
         return None if image is None else to_pixels(image).unflatten(0, values.shape)
 
     @torch.no_grad()

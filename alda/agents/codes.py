@@ -17,7 +17,7 @@ from torch import Tensor
 
 from alda.agents.sac import SAC, ActorCriticConfig
 from alda.nets.representation import FrameCodes
-from alda.replay import Replay
+from alda.training.replay import Replay
 from alda.types import EnvSpec, Metrics, Seen, Transition
 
 _CHUNK = 256  # frames that are encoded at a time

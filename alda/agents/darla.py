@@ -23,8 +23,8 @@ from alda.agents.decoding import psnr
 from alda.errors import LearningError, UserError
 from alda.nets.conv import ELU_WIDTHS, EluDecoder, EluEncoder, HistoryEncoder
 from alda.nets.mlp import Activation, initialize_
-from alda.nets.representation import Ends, FrameCodes, to_float
-from alda.replay import Replay
+from alda.nets.representation import FrameCodes, TransitionFeatures, to_float
+from alda.training.replay import Replay
 from alda.types import EnvSpec, Latents, Metrics, Transition
 
 _HIDDEN = 256  # width of the beta-VAE's layer between convolutions and latents
@@ -272,14 +272,14 @@ class FrozenEncoder(FrameCodes):
         mean, _ = self.encoder(to_float(obs.flatten(0, 1)))
         return mean.unflatten(0, obs.shape[:2])
 
-    def both_ends(self, batch: Transition) -> Ends:
+    def encode_transition(self, batch: Transition) -> TransitionFeatures:
         """In one pass, each of the F + 1 distinct frames is encoded once."""
         if batch.obs.is_floating_point() or not self.one_pass:
-            return super().both_ends(batch)
+            return super().encode_transition(batch)
         means = self.codes(torch.cat([batch.obs[:, :1], batch.next_obs], dim=1))  # [B, F+1, L]
         with torch.no_grad():
             next_features = self.history(means[:, 1:])
-        return Ends(self.history(means[:, :-1]), next_features)
+        return TransitionFeatures(self.history(means[:, :-1]), next_features)
 
 
 class GaussianEncoder(nn.Module):

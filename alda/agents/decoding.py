@@ -18,7 +18,7 @@ def psnr(image: Float[Tensor, "n c h w"], truth: Float[Tensor, "n c h w"]) -> Fl
     return -10 * F.mse_loss(image, truth).log10()
 
 
-def led_through(code: Float[Tensor, " l"], values: Float[Tensor, "l v"]) -> Float[Tensor, "l v l"]:
+def traversal_codes(code: Float[Tensor, " l"], values: Float[Tensor, "l v"]) -> Float[Tensor, "l v l"]:
     """The code again and again, each latent in turn with each of its values."""
     codes = code.repeat(*values.shape, 1)
     codes.diagonal(dim1=0, dim2=2).copy_(values.T)

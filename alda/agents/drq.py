@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from alda.agents.sac import SAC, SACConfig
-from alda.augment import random_shift
+from alda.augment.transforms import random_shift
 from alda.errors import UserError
 from alda.nets.representation import Representation
 from alda.types import EnvSpec, Metrics, Transition

@@ -23,7 +23,7 @@ from alda.nets.distributions import SquashedNormal
 from alda.nets.mlp import mlp
 from alda.nets.representation import to_float
 from alda.nets.rssm import RSSM, Belief, Gaussian, kl_divergence
-from alda.replay import Replay
+from alda.training.replay import Replay
 from alda.types import EnvSpec, Metrics, Sequence
 
 _EMBED = 1024  # what the convolutions leave of 64x64 pixels: 256 channels of 2x2

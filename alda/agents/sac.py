@@ -9,8 +9,8 @@ from torch.optim import Adam
 
 from alda.agents.base import Agent, AgentConfig, State, frozen_copy, parameters_of, polyak_
 from alda.nets.mlp import Activation, Actor, Critic, initialize_
-from alda.nets.representation import Ends, PixelEncoder, Representation
-from alda.replay import Replay
+from alda.nets.representation import PixelEncoder, Representation, TransitionFeatures
+from alda.training.replay import Replay
 from alda.types import EnvSpec, Latents, Metrics, Seen, Transition
 
 
@@ -117,8 +117,8 @@ class SAC(Agent):
     def learn(self, batch: Transition, *, actor: bool, targets: bool) -> Metrics:
         """One learning step, with or without the actor's and the target networks' part."""
         batch = self.augment(batch)
-        ends = self.representation.both_ends(batch)
-        metrics = self.update_critic(batch, ends) | self.update_representation(batch, ends)
+        features = self.representation.encode_transition(batch)
+        metrics = self.update_critic(batch, features) | self.update_representation(batch, features)
         if actor:
             metrics |= self.update_actor(batch)
         if targets:
@@ -128,11 +128,11 @@ class SAC(Agent):
     def augment(self, batch: Transition) -> Transition:
         return batch
 
-    def update_representation(self, batch: Transition, ends: Ends) -> Metrics:
+    def update_representation(self, batch: Transition, features: TransitionFeatures) -> Metrics:
         return {}
 
-    def update_critic(self, batch: Transition, ends: Ends) -> Metrics:
-        loss, metrics = self.critic_loss(batch, ends.features, self.td_target(batch, ends.next_features))
+    def update_critic(self, batch: Transition, features: TransitionFeatures) -> Metrics:
+        loss, metrics = self.critic_loss(batch, features.obs, self.td_target(batch, features.next_obs))
         self.descend(*self.critic_optimizers, loss=loss)
         return metrics
 
@@ -156,13 +156,13 @@ class SAC(Agent):
     def update_actor(self, batch: Transition) -> Metrics:
         with torch.no_grad():
             features = self.representation(batch.obs)
-        return self.improve_actor(features, features)
+        return self.actor_step(features, features)
 
-    def improve_actor(self, seen: Float[Tensor, "b d"], judged: Float[Tensor, "b d"]) -> Metrics:
-        """One step of the actor and the temperature. seen: by the policy. judged: by Q, with the policy's actions."""
-        policy = self.actor(seen)
+    def actor_step(self, policy_features: Float[Tensor, "b d"], q_features: Float[Tensor, "b d"]) -> Metrics:
+        """Take one step of the actor and the temperature; Q reads features of its own, with the policy's actions."""
+        policy = self.actor(policy_features)
         action, log_prob = policy.rsample()
-        q = self.critic(judged, action).amin(0)
+        q = self.critic(q_features, action).amin(0)
         loss = (self.temperature.detach() * log_prob - q).mean()
         self.descend("actor", loss=loss)
 

@@ -18,7 +18,7 @@ from alda.agents.decoding import psnr
 from alda.agents.sac import SAC, SACConfig
 from alda.nets.conv import StackDecoder
 from alda.nets.mlp import initialize_
-from alda.nets.representation import Ends, PixelEncoder, to_float
+from alda.nets.representation import PixelEncoder, TransitionFeatures, to_float
 from alda.types import EnvSpec, Metrics, Transition
 
 
@@ -51,7 +51,7 @@ class SACAE(SAC):
         decoder = self.decoder.parameters()
         self.optimizers["decoder"] = Adam(decoder, c.learning_rate, weight_decay=c.decoder_weight_decay)
 
-    def update_representation(self, batch: Transition, ends: Ends) -> Metrics:
+    def update_representation(self, batch: Transition, features: TransitionFeatures) -> Metrics:
         """Looks anew, since the critic's step has moved the encoder."""
         seen = batch.obs[: self.config.decoder_samples]
         stack = seen.flatten(1, 2)

@@ -67,14 +67,14 @@ class SADA(SVEA):
     def learn(self, batch: Transition, *, actor: bool, targets: bool) -> Metrics:
         """The actor sees the features that the critic has just learned from."""
         batch = self.augment(batch)
-        ends = self.representation.both_ends(batch)
-        target = self.td_target(batch, ends.next_features)
+        features = self.representation.encode_transition(batch)
+        target = self.td_target(batch, features.next_obs)
         strong_features = self.representation(self.strongly_augmented(batch.obs))
-        loss, metrics = self.both_losses(batch, ends.features, strong_features, target)
+        loss, metrics = self.both_losses(batch, features.obs, strong_features, target)
         self.descend(*self.critic_optimizers, loss=loss)
         if actor:
-            clean, strong = (self.first_copy(x.detach()) for x in (ends.features, strong_features))
-            metrics |= self.improve_actor(torch.cat([clean, strong]), torch.cat([clean, clean]))
+            clean, strong = (self.first_copy(x.detach()) for x in (features.obs, strong_features))
+            metrics |= self.actor_step(torch.cat([clean, strong]), torch.cat([clean, clean]))
         if targets:
             self.update_targets()
         return metrics

@@ -11,11 +11,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from alda.agents.drq import DrQ, DrQConfig
-from alda.augment import random_conv, random_mix, random_overlay
-from alda.envs.data import Data
+from alda.augment.overlays import overlay_bank
+from alda.augment.transforms import random_conv, random_mix, random_overlay
+from alda.envs.backgrounds.data import Data
 from alda.errors import UserError
 from alda.nets.representation import Representation
-from alda.overlays import overlay_bank
 from alda.types import EnvSpec, Metrics, Transition
 
 

@@ -31,7 +31,7 @@ def traversal(words: list[str]) -> None:
         """PNG file to write, with the numbers beside it as JSON (None: RUN/analysis/traversal)."""
 
     options = tyro.cli(Options, prog="alda analyze traversal", description=traversal.__doc__, args=words)
-    from alda.analysis.traversal import analyze_traversal
+    from alda.analysis.latents.traversal import analyze_traversal
 
     analyze_traversal(**vars(options))
 
@@ -53,7 +53,7 @@ def trajectory(words: list[str]) -> None:
         """PNG file to write, with the numbers beside it as JSON (None: RUN/analysis/trajectory)."""
 
     options = tyro.cli(Options, prog="alda analyze trajectory", description=trajectory.__doc__, args=words)
-    from alda.analysis.trajectory import analyze_trajectory
+    from alda.analysis.latents.trajectory import analyze_trajectory
 
     analyze_trajectory(**vars(options))
 
@@ -77,7 +77,7 @@ def association(words: list[str]) -> None:
         """PNG file to write, with the numbers beside it as JSON (None: RUN/analysis/association_SHIFT)."""
 
     options = tyro.cli(Options, prog="alda analyze association", description=association.__doc__, args=words)
-    from alda.analysis.association import analyze_association
+    from alda.analysis.latents.association import analyze_association
 
     analyze_association(**vars(options))
 
@@ -99,7 +99,7 @@ def disentanglement(words: list[str]) -> None:
         """PNG file to write, with the numbers beside it as JSON (None: RUN/analysis/disentanglement)."""
 
     options = tyro.cli(Options, prog="alda analyze disentanglement", description=disentanglement.__doc__, args=words)
-    from alda.analysis.information import analyze_disentanglement
+    from alda.analysis.latents.information import analyze_disentanglement
 
     analyze_disentanglement(**vars(options))
 
@@ -123,7 +123,7 @@ def theorem1(words: list[str]) -> None:
         """PNG file to write, with the comparison beside it as JSON (None: in analysis/ of the first run)."""
 
     options = tyro.cli(Options, prog="alda analyze theorem1", description=theorem1.__doc__, args=words)
-    from alda.analysis.invariance import analyze_theorem1
+    from alda.analysis.latents.invariance import analyze_theorem1
 
     analyze_theorem1(**vars(options))
 

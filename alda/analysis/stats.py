@@ -3,7 +3,7 @@
 What to report and why: Agarwal et al., Deep Reinforcement Learning at the Edge of the Statistical Precipice, NeurIPS
 2021 (section 4). Every interval is a percentile bootstrap interval. Seeds are drawn again within their task, never
 tasks: an interval speaks of other seeds on the same tasks. The interval of a mean over seeds alone is
-`alda.evaluate.bootstrap_interval`.
+`alda.training.rollout.bootstrap_interval`.
 
 `Scores` are one array of seeds a task, on one scale: returns divided by the highest possible one. Tasks may have
 different numbers of seeds.

@@ -22,11 +22,11 @@ from alda.bench.subject import Plan, Subject
 from alda.bench.table import show, summary
 from alda.bench.turns import measure, turns_of
 from alda.config import EnvConfig, check_device
-from alda.console import wide_console
 from alda.envs.tasks import split_task, unknown
 from alda.errors import UserError
 from alda.files import write_json
 from alda.presets import presets
+from alda.progress import wide_console
 
 _LAP = {"cpu": 8, "cuda": 1_000}  # agent steps
 

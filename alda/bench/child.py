@@ -25,11 +25,11 @@ from alda.agents import make_agent
 from alda.bench.subject import Subject
 from alda.config import spec_of
 from alda.errors import WorkerError
-from alda.fast import accelerate
-from alda.logger import Logger, read_metrics
-from alda.records import describe_machine, load_spec
-from alda.replay import Replay
-from alda.train import train
+from alda.provenance import describe_machine, load_spec
+from alda.training.acceleration import accelerate
+from alda.training.logger import Logger, read_metrics
+from alda.training.replay import Replay
+from alda.training.trainer import train
 
 Answer = Callable[[Any], Any]  # hands over what was asked for; returns the next request
 _TRANSITIONS = 2_000  # in the replay that updates sample from

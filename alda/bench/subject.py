@@ -6,7 +6,7 @@ from pathlib import Path
 from alda.agents import AgentConfig
 from alda.config import Config, EnvConfig
 from alda.envs.tasks import action_repeat_of
-from alda.fast import Speed
+from alda.training.acceleration import Speed
 
 PAPER_LAP = 10_000  # agent steps between evaluations of 2 worlds x 10 episodes x 250 steps, so half as many
 _MOST_EPISODES = 20  # of an evaluation, as many as there

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from alda.bench.subject import PAPER_LAP, Plan
-from alda.replay import replay_bytes
+from alda.training.replay import replay_bytes
 from alda.types import EnvSpec
 
 LONG_RUN = 500_000  # agent steps

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alda.bench.subject import Plan, Subject
-from alda.envs.pool import cause_of_death
+from alda.envs.vector import cause_of_death
 from alda.errors import UserError, WorkerError
 
 Pair = dict[str, Subject]  # plain and fast

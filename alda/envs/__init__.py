@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
-from alda.envs.color import ColorEasy, ColorHard
-from alda.envs.data import Data
-from alda.envs.distracting import DistractingBackground, DistractingCamera, DistractingColor, DistractingSuite
-from alda.envs.shift import Shift, ShiftOptions, parse_shift
+from alda.envs.backgrounds.data import Data
+from alda.envs.shifts.base import Shift, ShiftOptions, parse_shift
+from alda.envs.shifts.color import ColorEasy, ColorHard
+from alda.envs.shifts.distracting import DistractingBackground, DistractingCamera, DistractingColor, DistractingSuite
+from alda.envs.shifts.video import VideoEasy, VideoHard
 from alda.envs.tasks import TASKS, split_task, unknown
-from alda.envs.video import VideoEasy, VideoHard
 from alda.errors import UserError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 from alda.envs.rendering import Profile, default_profile, load_suite
 from alda.envs.scene import Scene, Visuals
-from alda.envs.shift import Shift
+from alda.envs.shifts.base import Shift
 from alda.envs.tasks import action_repeat_of, split_task, unknown
 from alda.errors import UserError
 

@@ -1,10 +1,10 @@
 """Latent models, by the name used on the command line. Each is built from a LatentConfig."""
 
 from alda.errors import UserError
+from alda.latents.ablations import ClampLatent, FSQLatent, IdentityLatent
 from alda.latents.associative import AssociativeLatent
 from alda.latents.base import LatentConfig, LatentModel, LatentOutput
 from alda.latents.bio import BioLatent, BioPenaltyLatent
-from alda.latents.controls import ClampLatent, FSQLatent, IdentityLatent
 from alda.latents.quantized import QuantizedLatent
 
 __all__ = ["LATENTS", "AssociativeLatent", "LatentConfig", "LatentModel", "LatentOutput", "make_latent"]

@@ -32,7 +32,7 @@ def _sides(image_size: int) -> list[int]:
 
 
 class Convolutions(nn.Sequential):
-    """A stack of image layers, which may run at low precision (see alda.fast)."""
+    """A stack of image layers, which may run at low precision (see alda.training.acceleration)."""
 
     low_precision = True
 

@@ -11,28 +11,28 @@ from alda.nets.conv import StackEncoder
 from alda.types import EnvSpec, Seen, Transition
 
 
-class Ends(NamedTuple):
-    """What both ends of a batch of transitions look like."""
+class TransitionFeatures(NamedTuple):
+    """Features of both observations of a batch of transitions."""
 
-    features: Float[Tensor, "b d"]  # of obs
-    next_features: Float[Tensor, "b d"]  # of next_obs, without gradient
+    obs: Float[Tensor, "b d"]
+    next_obs: Float[Tensor, "b d"]  # without gradient
     encoded: Float[Tensor, "n l"] | None = None  # of the frames that a decoder learns from, with gradient
 
 
 class Representation(nn.Module, ABC):
     out_dim: int
     one_pass: bool = False
-    """Whether `both_ends` encodes the frames that obs and next_obs have in common once; set by alda.fast."""
+    """Whether `encode_transition` encodes frames that obs and next_obs share only once; set by training/acceleration."""
 
     @abstractmethod
     def forward(self, obs: Seen) -> Float[Tensor, "b d"]:
         """Features of a stack of frames; where frames have codes, of a stack of codes as well."""
 
-    def both_ends(self, batch: Transition) -> Ends:
+    def encode_transition(self, batch: Transition) -> TransitionFeatures:
         """Features of obs, and of next_obs without gradient."""
         with torch.no_grad():
             next_features = self(batch.next_obs)
-        return Ends(self(batch.obs), next_features)
+        return TransitionFeatures(self(batch.obs), next_features)
 
     def critic_trained(self) -> list[nn.Module]:
         """Parts that the critic loss trains."""

@@ -7,8 +7,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from alda.agents.alda import ALDA, ALDAConfig
-from alda.fast import accelerate
 from alda.nets.representation import to_float
+from alda.training.acceleration import accelerate
 from alda.types import EnvSpec
 
 

@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from alda.analysis.look import Begin, episode_steps
-from alda.analysis.samples import draw_samples
-from alda.analysis.studio import joints_of, read_joints
+from alda.analysis.latents.look import Begin, episode_steps
+from alda.analysis.latents.samples import draw_samples
+from alda.analysis.latents.studio import joints_of, read_joints
+from alda.analysis.paired_rollouts import twins
 from alda.files import read_tensors, write_tensors
 from alda.policy import Policy
-from alda.twins import twins
 
 STATES = 20  # of a held-out episode, evenly spread
 _HELD_OUT = 10_000  # seeds of held-out episodes begin here

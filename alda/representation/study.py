@@ -19,24 +19,24 @@ import torch
 from safetensors import SafetensorError
 
 from alda.agents.alda import ALDA, ALDAConfig
+from alda.analysis.latents.look import Begin, progress
 from alda.analysis.libraries import optional, sklearn
-from alda.analysis.look import Begin, progress
 from alda.config import check_device, differences
 from alda.envs import check_shift
-from alda.envs.pool import cause_of_death, count_cores
 from alda.envs.tasks import unknown
+from alda.envs.vector import cause_of_death, count_cores
 from alda.errors import UserError, WorkerError
-from alda.fast import accelerate
 from alda.files import write_json
 from alda.latents import LATENTS
 from alda.nets.conv import NORMS, Norm
 from alda.policy import Policy, load
-from alda.process import exit_at_sigterm, only_one
-from alda.records import describe_machine
+from alda.provenance import describe_machine
 from alda.representation.autoencoder import learn
 from alda.representation.material import STATES, Material, collect
 from alda.representation.numbers import measure
 from alda.representation.summary import SEEN, summarise, write_strip
+from alda.training.acceleration import accelerate
+from alda.training.run_lock import exit_at_sigterm, only_one
 from alda.types import EnvSpec
 
 _LOOK = 0.2  # seconds between looks at processes that learn

@@ -1,0 +1,282 @@
+"""Runs as evidence: found in folders, read, and put together where their scores may be averaged.
+
+Steps are agent steps. A cell is one curve in one panel: runs of one task and method that differ in their seed alone,
+evaluated in one world.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from alda.agents.alda import ALDAConfig
+from alda.config import Config, load_config
+from alda.envs.shifts.base import parse_shift
+from alda.errors import UserError
+from alda.latents import LATENTS
+from alda.presets import presets
+from alda.training.logger import read_metrics
+
+OF_WORLD = (
+    "simulator",
+    "renderer",
+    "background",
+    "colors",
+    "profile",
+    "visuals",
+    "reference",
+    "action_repeat",
+    "frames",
+    "image_size",
+    "episode_length",
+)  # what scores in a world depend on besides the agent
+# what reading files that were cut off, edited or written by strangers raises
+DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+LAST = 5  # evaluations whose mean is the final score of a run
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory. evaluations: the lines of its metrics that hold returns."""
+
+    path: Path
+    config: Config
+    meta: dict[str, Any]
+    evaluations: list[dict[str, Any]]
+
+    @property
+    def task(self) -> str:
+        return self.config.env.task
+
+    @property
+    def shifts(self) -> list[str]:
+        """The worlds it was evaluated in."""
+        return [shift for shift in self.config.shifts if self.curve(shift)]
+
+    @property
+    def laptop(self) -> bool:
+        """Whether it is of laptop size: such a preset, or a study's variant of one."""
+        preset, known = self.config.name.partition("-")[0], presets()
+        return preset.endswith("_laptop") and preset in known and known[preset].config.method == self.config.method
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What differs from its method's defaults, or from its laptop size where it is of that: settings of the agent,
+        and the world to train in."""
+        default = presets()[f"{self.config.method}_laptop"].config.agent if self.laptop else type(self.config.agent)()
+        changed = {name: value for name, value in self._agent.items() if value != getattr(default, name)}
+        if self.config.train_shift != "train":
+            changed["train_shift"] = self.config.train_shift
+        return changed
+
+    def curve(self, shift: str) -> dict[int, float]:
+        """Mean return of every evaluation in a world, by agent step."""
+        name = f"eval/{shift}/return"
+        return {row["step"]: float(row[name]) for row in self.evaluations if row.get(name) is not None}
+
+    def final_score(self, shift: str) -> float:
+        """Mean return over the last five evaluations, or all where there are fewer."""
+        return float(np.mean(list(self.last(shift).values())))
+
+    def last(self, shift: str, step: int | None = None) -> dict[int, float]:
+        """The last five evaluations, or all where there are fewer; of those up to a step, where one is named."""
+        return dict([point for point in self.curve(shift).items() if step is None or point[0] <= step][-LAST:])
+
+    def final_evaluations(self) -> dict[str, dict[str, Any]]:
+        """What `alda evaluate` wrote about the agent at its last step, by the name of the file.
+
+        Raises UserError where a file is damaged.
+        """
+        found = {}
+        for file in sorted((self.path / "evaluations").glob("step_*_seed_*.json")):
+            try:
+                record = json.loads(file.read_text())
+                step, *_ = (int(record[name]) for name in ("step", "episodes", "seed"))
+                means = [float(world["mean"]) for world in record["worlds"].values()]
+                if means and step == self.evaluations[-1]["step"]:
+                    found[file.name] = record
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise UserError(f"{file} is damaged: {error}; delete it and evaluate again") from error
+        return found
+
+    def conditions(self, shift: str) -> dict[str, set[str]]:
+        """What its scores in a world were made with; several values where it changed on the way.
+
+        World, as in records.describe_world; settings of environment and agent; name of the variant; overlay images.
+        """
+        env = vars(self.config.env)
+        made: dict[str, Any] = {f"agent.{name}": value for name, value in self._agent.items()}
+        made |= {
+            "name": self.config.name,
+            "train_shift": self.config.train_shift,
+            "num_envs": self.config.num_envs,
+            "overlays": self.meta.get("overlays", {}).get("source", "none"),
+        }
+        worlds: list[dict[str, Any]] = []
+        for row in self.evaluations:
+            world = row.get(f"eval/{shift}/world", {})
+            if f"eval/{shift}/return" in row and world not in worlds:
+                worlds.append(world)
+        found = {name: {str(value)} for name, value in made.items()}
+        for name in OF_WORLD:
+            found[name] = {str(world.get(name, env.get(name, "unknown"))) for world in worlds}
+        return found
+
+    @property
+    def _agent(self) -> dict[str, Any]:
+        """Settings of the agent; what moves the codebook by its default, where it was set to just that."""
+        agent = self.config.agent
+        settings = {field.name: getattr(agent, field.name) for field in dataclasses.fields(agent)}
+        if isinstance(agent, ALDAConfig) and agent.codebook_grad == LATENTS[agent.latent].codebook:
+            settings["codebook_grad"] = "own"
+        return settings
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Runs that may be averaged, one a seed, in one world. remarks: what a reader has to know of them."""
+
+    runs: list[Run]
+    steps: Int[np.ndarray, " t"]  # agent steps
+    returns: Float[np.ndarray, "s t"]
+    final: Float[np.ndarray, " s"]
+    remarks: list[str]
+
+
+def load_runs(paths: Sequence[Path]) -> tuple[list[Run], dict[Path, str]]:
+    """Every run at or below the paths, and those that cannot be used with the reason.
+
+    Raises UserError where a path does not exist, or there is no run of use.
+    """
+    runs, refused = [], {}
+    for path in find_runs(paths):
+        try:
+            run = load_run(path)
+        except UserError as error:
+            refused[path] = str(error)
+        else:
+            runs.append(run)
+    if not runs:
+        raise UserError("there is no run of use" + "".join(f"; {reason}" for reason in refused.values()))
+    return runs, refused
+
+
+def load_run(path: Path) -> Run:
+    """Raises UserError where its records are missing, damaged or of another version, or it has no evaluation yet."""
+    config = load_config(path)
+    meta = path / "meta.json"
+    try:
+        rows = read_metrics(path)
+        described = dict(json.loads(meta.read_text())) if meta.exists() else {}
+        evaluations = [
+            row for row in rows if any(name.startswith("eval/") and name.endswith("/return") for name in row)
+        ]
+        run = Run(path, config, described, evaluations)
+        if not all(isinstance(row["step"], int) for row in evaluations):
+            raise UserError(f"the records of {path} are damaged: not every step is a whole number")
+        for shift in config.shifts:
+            parse_shift(shift)
+            run.conditions(shift)  # with the curve, what all else is made of
+            run.curve(shift)
+    except UserError:  # which says what is damaged
+        raise
+    except DAMAGE as error:
+        raise UserError(f"the records of {path} are damaged: {type(error).__name__}: {error}") from error
+    if not evaluations:
+        raise UserError(f"{path} has no evaluation yet")
+    return run
+
+
+def find_runs(paths: Sequence[Path]) -> list[Path]:
+    """Folders with config.json and metrics.jsonl, at the paths or at any depth below them, each once.
+
+    Raises UserError where a path does not exist or holds none.
+    """
+    if not paths:
+        raise UserError("name at least one run, or a folder of runs")
+    found: dict[Path, Path] = {}
+    for path in paths:
+        here = list(_below(path))
+        if not here:
+            missing = (
+                "there is no folder" if not path.is_dir() else "there is no run, with config.json and metrics.jsonl,"
+            )
+            raise UserError(f"{missing} at {path}")
+        for run in here:
+            found.setdefault(run.resolve(), run)
+    return list(found.values())
+
+
+def put_together(runs: Sequence[Run], shift: str, *, mix: bool = False) -> Cell:
+    """Runs of one task and method in one world, at the steps that all of them have been evaluated at.
+
+    mix: average scores that were made in different ways as well. Raises UserError where they were and are not to be,
+    where a seed is there twice, or where no step is shared.
+    """
+    runs = sorted(runs, key=lambda run: (run.config.seed, str(run.path)))
+    about = f"{runs[0].task}, {runs[0].config.method}, {shift}"
+    differing = differences(runs, shift)
+    if differing and not mix:
+        found = "; ".join(_told(name, values) for name, values in differing.items())
+        raise UserError(f"{about}: scores made in different ways are not averaged, unless by --mix. {found}")
+    seeds = [run.config.seed for run in runs]
+    twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+    if twice and not mix:
+        places = ", ".join(str(run.path) for run in runs if run.config.seed in twice)
+        raise UserError(f"{about}: seed {listed(twice)} is there more than once: {places}. Name one of them.")
+    curves = [run.curve(shift) for run in runs]
+    every = sorted({step for curve in curves for step in curve})
+    shared = [step for step in every if all(step in curve for curve in curves)]
+    if not shared:
+        raise UserError(f"{about}: the seeds share no step at which they were evaluated: {listed(seeds)}")
+    remarks = []
+    if lost := [step for step in every if step not in shared]:
+        remarks.append(f"not every seed was evaluated at steps {listed(f'{step:,}' for step in lost)}: left out")
+    if differing:
+        remarks.append(f"averaged in spite of different {', '.join(differing)}")
+    if any(len(curve) < LAST for curve in curves):
+        remarks.append(f"final scores are means of fewer than {LAST} evaluations")
+    if len({max(curve) for curve in curves}) > 1:
+        remarks.append(f"seeds end at steps {listed(f'{max(curve):,}' for curve in curves)}")
+    return Cell(
+        runs,
+        np.array(shared),
+        np.array([[curve[step] for step in shared] for curve in curves]),
+        np.array([run.final_score(shift) for run in runs]),
+        remarks,
+    )
+
+
+def differences(runs: Sequence[Run], shift: str) -> dict[str, dict[str, list[Run]]]:
+    """Condition -> value -> the runs with it, of conditions in which runs differ or that changed within one."""
+    table: dict[str, dict[str, list[Run]]] = {}
+    for run in runs:
+        for name, values in run.conditions(shift).items():
+            for value in sorted(values):
+                table.setdefault(name, {}).setdefault(value, []).append(run)
+    return {name: values for name, values in table.items() if len(values) > 1}
+
+
+def _told(name: str, values: dict[str, list[Run]]) -> str:
+    return f"{name}: " + ", ".join(f"{value} in {listed(run.path for run in runs)}" for value, runs in values.items())
+
+
+def listed(things: Iterable[Any], most: int = 6) -> str:
+    """'a, b, c', or of a longer list its ends and how many there are: 'a ... z (26)'."""
+    words = [str(thing) for thing in things]
+    return ", ".join(words) if len(words) <= most else f"{words[0]} ... {words[-1]} ({len(words)})"
+
+
+def _below(path: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(path):
+        if {"config.json", "metrics.jsonl"} <= set(files):
+            folders.clear()  # a run holds no other runs
+            yield Path(folder)
+        folders.sort()

@@ -1,0 +1,184 @@
+"""The Distracting Control Suite (Stone et al., 2021), in the variant that the paper and DMControl-GB test in.
+
+A moving sky, a wandering camera and drifting colours, each scaled by one intensity. They move at every second control
+step, as in that variant.
+"""
+
+from typing import ClassVar
+
+import numpy as np
+
+from alda.envs.backgrounds.clips import Clips, sky_clips, sky_side
+from alda.envs.scene import Scene
+from alda.envs.shifts.base import Shift, ShiftOptions
+from alda.envs.shifts.camera import CameraLimits, WanderingCamera
+
+USUAL_INTENSITY = 0.025
+_CLIPS = {0.025: 2, 0.05: 2, 0.1: 4, 0.15: 6, 0.2: 8}  # intensity -> clips to choose from; above: all
+_FLOOR_ALPHA = {  # domain -> opacity of the floor before the moving sky
+    "reacher": 0.0,
+    "walker": 1.0,
+    "cheetah": 1.0,
+    "humanoid": 1.0,
+    "quadruped": 1.0,
+    "cartpole": 0.3,
+    "finger": 0.3,
+    "ball_in_cup": 0.3,
+}
+_TICK = 2  # control steps
+_REFERENCE_SKY = 800  # texels a side
+
+
+class DistractingSuite(Shift):
+    """a moving sky, a wandering camera and drifting colours together (Distracting Control Suite)"""
+
+    domains = frozenset(_FLOOR_ALPHA)
+    has_intensity = True
+    parts: ClassVar[tuple[str, ...]] = ("background", "camera", "color")
+
+    def __init__(self, options: ShiftOptions) -> None:
+        super().__init__(options)
+        self.intensity = USUAL_INTENSITY if options.intensity is None else options.intensity
+        makers = {"background": MovingSky, "camera": Wandering, "color": DriftingColors}
+        self._parts = {name: makers[name](self.intensity, options) for name in self.parts}
+
+    @property
+    def clips(self) -> Clips | None:
+        sky = self._parts.get("background")
+        return sky.clips if isinstance(sky, MovingSky) else None
+
+    def reset(self, scene: Scene, rng: np.random.Generator) -> None:
+        self._control_steps = 0
+        for name in DistractingSuite.parts:
+            stream = np.random.default_rng(rng.integers(2**63))  # a part alone moves as it does among the others
+            if name in self._parts:
+                self._parts[name].reset(scene, stream)
+
+    def step(self, scene: Scene) -> None:
+        self._control_steps += 1
+        for part in self._parts.values():
+            if self._control_steps % _TICK == 0:
+                part.tick(scene)
+            else:
+                part.hold(scene)
+
+    def draw(self, scene: Scene) -> None:
+        for part in self._parts.values():
+            part.draw(scene)
+
+
+class DistractingBackground(DistractingSuite):
+    """a moving sky, seen through the floor where the task's floor allows"""
+
+    parts = ("background",)
+
+
+class DistractingCamera(DistractingSuite):
+    """a camera that wanders around where it should stand"""
+
+    parts = ("camera",)
+
+
+class DistractingColor(DistractingSuite):
+    """colours of all materials, drifting around the task's own"""
+
+    parts = ("color",)
+
+
+class Part:
+    """One distraction."""
+
+    def __init__(self, intensity: float, options: ShiftOptions) -> None:
+        self.intensity, self.options = intensity, options
+
+    def reset(self, scene: Scene, rng: np.random.Generator) -> None:
+        """An episode begins."""
+
+    def tick(self, scene: Scene) -> None:
+        """Moves on."""
+
+    def hold(self, scene: Scene) -> None:
+        """A control step between two ticks."""
+
+    def draw(self, scene: Scene) -> None:
+        """A picture is about to be drawn."""
+
+
+class MovingSky(Part):
+    """A clip on all six sides of the sky, played forward and backward between its ends."""
+
+    def __init__(self, intensity: float, options: ShiftOptions) -> None:
+        super().__init__(intensity, options)
+        size = _REFERENCE_SKY if options.reference else sky_side(options.image_size)
+        count = next((n for s, n in _CLIPS.items() if intensity <= s), None)
+        self.clips = sky_clips(options.data, count, size)
+
+    def reset(self, scene: Scene, rng: np.random.Generator) -> None:
+        model = scene.physics.model
+        model.mat_rgba[model.name2id("grid", "material"), 3] = _FLOOR_ALPHA[scene.domain]
+        self._clip = self.clips[int(rng.integers(len(self.clips)))]
+        self._index = int(rng.integers(len(self._clip)))
+        self._direction = 1 if rng.integers(2) else -1
+        self._shown = -1
+
+    def tick(self, scene: Scene) -> None:
+        if self.options.static:
+            return
+        self._index += self._direction
+        last = len(self._clip) - 1
+        if self._index <= 0:
+            self._index, self._direction = 0, 1
+        if self._index > last:  # the last frame is shown twice, the first once, as in the reference
+            self._index, self._direction = last, -1
+
+    def draw(self, scene: Scene) -> None:
+        if self._shown == self._index:
+            return
+        self._shown = self._index
+        image = self._clip[self._index]
+        if self.options.reference:
+            model = scene.physics.model
+            model.tex_height[model.name2id("skybox", "texture")] = _REFERENCE_SKY  # six sides become one, repeated
+            scene.texels("skybox")[:] = image
+            scene.upload("skybox")
+        else:
+            scene.set_sky(image)
+
+
+class Wandering(Part):
+    """A camera that wanders; between ticks it is held, where the reference lets it fall back for a moment."""
+
+    def reset(self, scene: Scene, rng: np.random.Generator) -> None:
+        limits = CameraLimits.of(self.intensity, static=self.options.static)
+        above = scene.domain == "reacher"
+        self._camera = WanderingCamera(limits, from_above=above, reference=self.options.reference)
+        # The reference moves another camera of quadruped than the one it draws with.
+        self._unseen = self.options.reference and scene.domain == "quadruped"
+        if not self._unseen:
+            self._camera.reset(scene, rng)
+
+    def tick(self, scene: Scene) -> None:
+        if not self._unseen:
+            self._camera.wander(scene)
+
+    def hold(self, scene: Scene) -> None:
+        if not (self._unseen or self.options.reference):
+            self._camera.place(scene)
+
+
+class DriftingColors(Part):
+    """The colour of every material, a random walk in a box around its own."""
+
+    def reset(self, scene: Scene, rng: np.random.Generator) -> None:
+        colors = scene.physics.model.mat_rgba[:, :3]
+        if not hasattr(self, "_low"):
+            self._low, self._high = np.clip(colors - self.intensity, 0, 1), np.clip(colors + self.intensity, 0, 1)
+        self._rng, self._colors = rng, rng.uniform(self._low, self._high)
+        colors[:] = self._colors
+
+    def tick(self, scene: Scene) -> None:
+        if self.options.static:
+            return
+        moved = self._colors + self._rng.standard_normal(self._colors.shape) * (0.03 * self.intensity)
+        self._colors = np.clip(moved, self._low, self._high)
+        scene.physics.model.mat_rgba[:, :3] = self._colors

@@ -1,0 +1,210 @@
+"""Everything that makes a run fast and nothing that changes what it learns. Applied last, to a finished agent."""
+
+import ctypes
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from alda.agents.base import Agent
+from alda.errors import UserError
+from alda.nets.representation import Representation
+
+Speed = Literal["plain", "fast"]
+_WARM_UP = 3  # eager calls before a method is captured
+
+
+def accelerate(agent: Agent, speed: Speed, *, compiled: bool = False) -> Agent:
+    """plain leaves the agent as it is. fast encodes frames that two observations share once, runs image layers in
+    bfloat16 with float32 results where the hardware multiplies bfloat16, and fuses the optimisers; on a CPU it keeps
+    freed memory, on a GPU it turns hot methods and acting into CUDA graphs.
+
+    compiled: fuse what is between the convolutions by PyTorch's compiler, where the agent learns.
+    """
+    if speed == "plain":
+        return agent
+    if compiled and not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
+        raise UserError("--compile needs a C++ compiler, as in Debian's package g++; without --compile none is needed")
+    device = next(agent.parameters()).device
+    for module in agent.modules():
+        if isinstance(module, Representation):
+            module.one_pass = agent.shares_frames
+        if getattr(module, "low_precision", False):
+            if has_bfloat16(device.type):
+                module.forward = _in_bfloat16(module.forward, device.type)
+            if compiled:
+                module.forward = _CompiledWhileLearning(module.forward)
+    for optimizer in agent.optimizers.values():
+        for group in optimizer.param_groups:
+            group["fused"], group["foreach"] = True, False
+            group["capturable"] = device.type == "cuda"
+    if compiled:
+        warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf")  # the compiler's own
+        for name in agent.hot:
+            setattr(agent, name, _learning(getattr(agent, name)))
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # shapes never change
+        for name in (*agent.hot, "act"):
+            setattr(agent, name, Captured(getattr(agent, name), partial(CudaGraph, device)))
+    else:
+        _keep_freed_memory()
+    return agent
+
+
+class Beside:
+    """Work that a GPU does beside the rest, on a stream of its own; on a CPU, like any other.
+
+    One for a whole run: memory is kept for each stream apart.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+
+    def catch_up(self) -> None:
+        """What comes next there waits for all that has been asked for here."""
+        if self.stream is not None:
+            self.stream.wait_stream(torch.cuda.current_stream(self.device))
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until a GPU has done all that was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For one observation more threads do not help, and the environments need the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether bfloat16 products are computed by hardware."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _in_bfloat16(forward: Callable[..., Tensor], device: str) -> Callable[..., Tensor]:
+    def low_precision_forward(x: Tensor) -> Tensor:
+        with torch.autocast(device, torch.bfloat16, cache_enabled=False):  # a cached cast would outlive its capture
+            return forward(x).float()
+
+    return low_precision_forward
+
+
+def _keep_freed_memory() -> None:
+    """Activations are tens of megabytes each. The C library gives such blocks back to the system when they are freed,
+    and the system clears every page when they are asked for again, which costs as much as the arithmetic."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return  # another C library
+    trim_threshold, mmap_threshold, most, most_of_old = -1, -3, 2**31 - 1, 2**25
+    if mallopt(mmap_threshold, most) or mallopt(mmap_threshold, most_of_old):
+        mallopt(trim_threshold, most)
+
+
+class _CompiledWhileLearning:
+    """Image layers that are compiled where the agent learns: elsewhere, sizes change from call to call."""
+
+    learning = False
+
+    def __init__(self, forward: Callable[..., Tensor]) -> None:
+        self.forward, self.compiled = forward, torch.compile(forward, dynamic=False)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.compiled(x) if self.learning else self.forward(x)
+
+
+def _learning(method: Callable[..., Any]) -> Callable[..., Any]:
+    def learn(*inputs: Any, **switches: Any) -> Any:
+        _CompiledWhileLearning.learning = True
+        try:
+            return method(*inputs, **switches)
+        finally:
+            _CompiledWhileLearning.learning = False
+
+    return learn
+
+
+class Recording(Protocol):
+    """Operations on fixed memory, recorded once."""
+
+    outputs: Any
+    """What the recorded call returned; `replay` writes new values there."""
+
+    def replay(self) -> None: ...
+
+
+class Captured:
+    """A method that is recorded, once for every set of shapes and switches that it is called with.
+
+    The first calls are real ones; capturing asks for them. Then one call is recorded on tensors that stay in place;
+    from there on a call copies what it is given into them, replays the recording and returns copies of what came of it.
+    Random numbers go on as in eager calls.
+
+    method: takes tensors, tuples of them or None, and switches by keyword; never waits for the device.
+    """
+
+    def __init__(self, method: Callable[..., Any], record: Callable[..., Recording]) -> None:
+        self.method, self.record = method, record
+        self._calls: dict[Any, int] = {}
+        self._recordings: dict[Any, tuple[list[Tensor], Recording]] = {}
+
+    def __call__(self, *inputs: Any, **switches: Any) -> Any:
+        given = _tensors(inputs)
+        key = (tuple((t.shape, t.dtype) for t in given), tuple(sorted(switches.items())))
+        if key not in self._recordings:
+            self._calls[key] = self._calls.get(key, 0) + 1
+            if self._calls[key] <= _WARM_UP:
+                return self.method(*inputs, **switches)
+            fixed = tree_map_only(Tensor, torch.clone, inputs)
+            self._recordings[key] = _tensors(fixed), self.record(partial(self.method, *fixed, **switches))
+        fixed_tensors, recording = self._recordings[key]
+        torch._foreach_copy_(fixed_tensors, given)
+        recording.replay()
+        results = _tensors(recording.outputs)
+        copies = [torch.empty_like(result) for result in results]
+        torch._foreach_copy_(copies, results)  # one launch
+        remaining = iter(copies)
+        return tree_map_only(Tensor, lambda _: next(remaining), recording.outputs)
+
+
+class CudaGraph:
+    """A call as a CUDA graph; recording it does not run it."""
+
+    def __init__(self, device: torch.device, call: Callable[[], Any]) -> None:
+        self.graph = torch.cuda.CUDAGraph()
+        # A stream for each: graphs of one stream share scratch memory of matrix products, and two may run at a time.
+        stream = torch.cuda.Stream(device)
+        with torch.cuda.device(device), torch.cuda.graph(self.graph, stream=stream):
+            self.outputs = call()
+
+    def replay(self) -> None:
+        self.graph.replay()
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
