@@ -138,9 +138,9 @@ def test_each_loss_trains_exactly_its_own_parts(config, by_critic, by_autoencode
     torch.manual_seed(0)
     agent = ALDA(ALDAConfig(**{**SIZES, **config}), SPEC)
     batch = fill(Replay(SPEC, 100, 0.99)).sample(6)
-    ends = agent.representation.encode_transition(batch)
-    assert moved(agent, lambda: agent.update_critic(batch, ends)) == by_critic
-    assert moved(agent, lambda: agent.update_representation(batch, ends)) == by_autoencoder
+    features = agent.representation.encode_transition(batch)
+    assert moved(agent, lambda: agent.update_critic(batch, features)) == by_critic
+    assert moved(agent, lambda: agent.update_representation(batch, features)) == by_autoencoder
     assert moved(agent, lambda: agent.update_actor(batch)) == {"actor"}
 
 

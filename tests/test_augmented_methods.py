@@ -67,7 +67,7 @@ def test_without_shifts_drq_is_sac(monkeypatch, replay):
 def test_targets_and_losses_of_two_copies_equal_a_loop(replay):
     agent = make("drq", num_shifts=2)
     batch = agent.augment(replay.sample(3))
-    ends = agent.representation.encode_transition(batch)
+    features = agent.representation.encode_transition(batch)
     torch.manual_seed(3)
     target = agent.td_target(batch, features.next_obs)
     loss, _ = agent.critic_loss(batch, features.obs, target)

@@ -82,8 +82,8 @@ def test_one_plain_look_at_a_batch_equals_the_cpu(name):
     for device in ("cpu", "cuda"):
         agent = make_agent(name, device=device)
         moved = type(batch)(*(field.to(device) for field in batch))
-        ends = agent.representation.encode_transition(moved)
-        results.append(agent.update_representation(moved, ends) if name == "alda" else {})
+        features = agent.representation.encode_transition(moved)
+        results.append(agent.update_representation(moved, features) if name == "alda" else {})
         results[-1]["features"] = features.obs.detach().mean()
     for key, value in results[0].items():
         assert results[1][key].item() == pytest.approx(value.item(), rel=1e-3, abs=1e-3), key

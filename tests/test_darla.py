@@ -270,8 +270,8 @@ def test_each_stage_moves_its_own_parts_alone(replay):
 
 def test_each_loss_of_stage_2_trains_its_own_parts(replay):
     agent, batch = make(), replay.sample(4)
-    ends = agent.representation.encode_transition(batch)
-    assert moved(agent, lambda: agent.update_critic(batch, ends)) == {"critic", "representation.history"}
+    features = agent.representation.encode_transition(batch)
+    assert moved(agent, lambda: agent.update_critic(batch, features)) == {"critic", "representation.history"}
     assert moved(agent, lambda: agent.update_actor(batch)) == {"actor", "log_temperature"}
     assert all(p.grad is None for p in agent.representation.encoder.parameters())
 
@@ -297,7 +297,7 @@ def test_one_pass_over_the_frames_learns_what_two_passes_learn():
         replay = fill(Replay(SPEC, 100, 0.99))
         batch = replay.sample(3)
         with agent.representation.encoder.register_forward_hook(lambda *a: encoded.append(len(a[-1][0]))):
-            ends = agent.representation.encode_transition(batch)
+            features = agent.representation.encode_transition(batch)
         assert features.obs.requires_grad
         assert not features.next_obs.requires_grad
         torch.manual_seed(1)

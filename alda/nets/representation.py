@@ -22,7 +22,7 @@ class TransitionFeatures(NamedTuple):
 class Representation(nn.Module, ABC):
     out_dim: int
     one_pass: bool = False
-    """Whether `encode_transition` encodes frames that obs and next_obs share only once; set by training/acceleration."""
+    """Whether `encode_transition` encodes frames obs and next_obs share only once; set by training/acceleration."""
 
     @abstractmethod
     def forward(self, obs: Seen) -> Float[Tensor, "b d"]:
