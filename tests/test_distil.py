@@ -20,7 +20,7 @@ from alda.analysis.runs.archive import add_results, record_of, train_command
 from alda.analysis.runs.paper import draw_figure
 from alda.analysis.runs.reproduction import compare_runs
 from alda.analysis.runs.table import find_runs, load_run
-from alda.cli import COMMANDS
+from alda.cli import run as run_command
 from alda.config import NEWER_SETTINGS, Config, EnvConfig, differences, flat, to_json
 from alda.envs.backgrounds.data import Data
 from alda.errors import UserError
@@ -327,12 +327,12 @@ def test_the_records_of_this_repository_are_whole_and_as_they_would_be_written_n
 
 
 def test_the_command_adds_records(study, tmp_path, capsys):
-    COMMANDS["results"](["add", str(study / "runs"), "--to", str(tmp_path / "kept"), "--name", "mine"])
+    run_command(["results", "add", str(study / "runs"), "--to", str(tmp_path / "kept"), "--name", "mine"])
     assert contents(tmp_path / "kept" / "mine") == contents(study / "records" / "study")
     assert "kB" in capsys.readouterr().out
     with pytest.raises(UserError, match="there is no command 'results ad'; there is `alda results add`"):
-        COMMANDS["results"](["ad"])
+        run_command(["results", "ad"])
     with pytest.raises(SystemExit) as done:
-        COMMANDS["results"]([])
+        run_command(["results"])
     assert done.value.code == 0
     assert "alda results add" in capsys.readouterr().out

@@ -22,7 +22,7 @@ from alda import agents, cli
 from alda.agents import AGENTS
 from alda.analysis.inspector import Episode, Session
 from alda.analysis.latents.look import require_critic
-from alda.commands.evaluate import evaluate_run
+from alda.commands.evaluate import evaluate
 from alda.config import to_json
 from alda.envs.backgrounds.data import Data
 from alda.errors import UserError
@@ -192,7 +192,7 @@ def test_an_export_is_played_and_looked_into_like_a_run(made, tmp_path, capsys):
     worlds, shown = [], []
     for place in made("alda"):
         words = {"shifts": ("train",), "episodes": 1, "workers": 0, "out": tmp_path / "scores.json"}
-        worlds.append(evaluate_run(place, **words)["worlds"])
+        worlds.append(evaluate(place, **words)["worlds"])
         session = Session(alda.load(place), 0)
         session._episodes["train"] = Episode((frame for frame in ()), 1)
         session._episodes["train"].frames.append(observations(session.policy, 1)[0, 0])

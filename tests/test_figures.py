@@ -19,7 +19,7 @@ from alda.analysis.runs.curves import FIGURES, METHODS
 from alda.analysis.runs.paper import curve_table, draw_curves, draw_figure
 from alda.analysis.runs.published import PUBLISHED, published
 from alda.analysis.runs.table import Run, find_runs, load_runs, put_together
-from alda.cli import COMMANDS
+from alda.cli import run as run_command
 from alda.config import Config, EnvConfig, to_json
 from alda.envs.shifts.base import parse_shift
 from alda.envs.tasks import TASKS
@@ -382,7 +382,7 @@ def test_aggregates_take_what_brings_most_results_together_and_name_the_rest():
 
 def test_the_command_draws_aggregates(drawn, tmp_path):
     _, runs = drawn
-    COMMANDS["figure"](["aggregate", str(runs), "--out", str(tmp_path), "--shifts", "color_hard"])
+    run_command(["figure", "aggregate", str(runs), "--out", str(tmp_path), "--shifts", "color_hard"])
     svg = (tmp_path / "figure_aggregate.svg").read_text()
     for words in ("interquartile mean", "share of runs above tau", "P(ALDA &gt; ...)", "SAC"):
         assert f">{words}" in svg
@@ -390,7 +390,7 @@ def test_the_command_draws_aggregates(drawn, tmp_path):
 
 def test_help_says_what_every_number_stands_for(capsys):
     with pytest.raises(SystemExit) as done:
-        COMMANDS["figure"](["--help"])
+        run_command(["figure", "--help"])
     assert done.value.code == 0
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert all(f" {number}: " in said for number in (*FIGURES, "aggregate"))

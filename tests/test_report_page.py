@@ -16,7 +16,6 @@ from test_figures import made, write
 
 from alda.agents.alda import ALDAConfig
 from alda.agents.sac import SACConfig
-from alda.analysis.commands import ANALYSES
 from alda.analysis.latents import disentangle
 from alda.analysis.latents.association import View, compare
 from alda.analysis.latents.theorem import measure as measure_theorem
@@ -25,7 +24,8 @@ from alda.analysis.report.embedded import MOST_VIDEO, embed_picture, embed_video
 from alda.analysis.report.main_numbers import NUMBERS, number
 from alda.analysis.report.page import write_report
 from alda.analysis.runs.table import load_runs, put_together
-from alda.cli import COMMANDS
+from alda.cli import run as run_command
+from alda.commands.analyze import ANALYSES
 from alda.errors import UserError
 from alda.training.rollout import bootstrap_interval
 from alda.video import write_video
@@ -387,6 +387,6 @@ def test_bad_paths_are_refused_with_a_sentence(tmp_path, capsys):
         with pytest.raises(UserError, match=words):
             write_report(runs, out=out)
     out = tmp_path / "deep" / "page.html"
-    COMMANDS["report"]([str(run), "--out", str(out)])
+    run_command(["report", str(run), "--out", str(out)])
     assert f"written to {out}, {out.stat().st_size / 1e6:.1f} MB" in capsys.readouterr().out
     assert [file.name for file in out.parent.iterdir()] == ["page.html"]  # no half-written file beside it

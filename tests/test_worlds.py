@@ -8,16 +8,16 @@ import pytest
 from PIL import Image
 
 from alda.analysis.runs.learning_curves import _apart, plot_runs
-from alda.cli import COMMANDS
+from alda.cli import run as run_command
 from alda.envs import SHIFTS, make_env
-from alda.envs.preview import list_worlds, preview
+from alda.envs.preview import list_environments, preview
 from alda.envs.tasks import TASKS
 from alda.errors import UserError
 from alda.pictures import sheet
 
 
 def test_the_list_names_every_task_and_shift(capsys):
-    list_worlds()
+    list_environments()
     text = capsys.readouterr().out
     for name in (*TASKS, *SHIFTS):
         assert name in text
@@ -93,21 +93,21 @@ def test_a_sheet_has_even_sides_and_room_for_words():
 
 def test_data_check_is_a_command_with_an_exit_code(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        COMMANDS["data"](["check", "--data.cache", str(tmp_path)])
+        run_command(["data", "check", "--data.cache", str(tmp_path)])
     assert ended.value.code == 0
     assert "procedural-v1 is used" in capsys.readouterr().out
     with pytest.raises(SystemExit) as ended:
-        COMMANDS["data"](["check", "--data.videos", str(tmp_path / "none"), "--data.cache", str(tmp_path)])
+        run_command(["data", "check", "--data.videos", str(tmp_path / "none"), "--data.cache", str(tmp_path)])
     assert ended.value.code == 1
     assert "video_easy" in capsys.readouterr().out
     with pytest.raises(SystemExit) as ended:
-        COMMANDS["data"](["check", "--data.color-table", str(tmp_path / "none.json"), "--data.cache", str(tmp_path)])
+        run_command(["data", "check", "--data.color-table", str(tmp_path / "none.json"), "--data.cache", str(tmp_path)])
     assert ended.value.code == 1
     assert "could not be read" in capsys.readouterr().out
     with pytest.raises(UserError, match="--image-size must be at least 1, not 0"):
-        COMMANDS["data"](["check", "--image-size", "0"])
+        run_command(["data", "check", "--image-size", "0"])
     with pytest.raises(UserError, match="there is no command 'data chekc'"):
-        COMMANDS["data"](["chekc"])
+        run_command(["data", "chekc"])
 
 
 def test_scores_made_in_different_ways_are_never_one_line(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from alda.analysis.runs.learning_curves import plot_runs
-from alda.commands.evaluate import picture_run
+from alda.commands.picture import picture
 from alda.config import EnvConfig
 from alda.errors import UserError
 from alda.presets import presets
@@ -17,8 +17,16 @@ from alda.training.trainer import train
 TASK, SHIFTED = "walker_stand", "color_hard"
 
 
-def demo(out: Path, *, steps: int, seed: int) -> None:
-    """Trains, draws what came of it and says what to try next. Interrupted, it resumes when called again."""
+def demo(*, out: Path = Path("demo"), steps: int = 16_000, seed: int = 0) -> None:
+    """Train ALDA for some six minutes on two cores; ends with a learning curve, a table, pictures and a video.
+
+    Interrupted, it resumes when called again.
+
+    Args:
+        out: Folder for the run and its pictures.
+        steps: Agent steps to train for.
+        seed: Seed of everything random.
+    """
     preset = presets()["alda_laptop"].config
     first = preset.agent.random_steps
     if steps <= first:
@@ -48,7 +56,7 @@ def demo(out: Path, *, steps: int, seed: int) -> None:
         table.add_row(words, *(f"{row[f'eval/{shift}/return']:.0f}" for row in (before, after)))
     console.print(table)
     plot_runs([run], out=out / "curve.png")
-    picture_run(run, every=6, out=out / "reconstructions.png", seed=seed)
+    picture(run, every=6, out=out / "reconstructions.png", seed=seed)
     videos = sorted((run / "videos").glob(f"*{SHIFTED}*"))
     lines = (
         *(f"video of a recoloured episode, with what the agent reconstructs: {video}" for video in videos[-1:]),

@@ -1,4 +1,4 @@
-"""What this machine can do for alda, and what is in the way."""
+"""`alda doctor`."""
 
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +15,11 @@ WORKS = {("mujoco", "4.0.0"): "works; scores are made with 3.17.0 and the two sh
 
 
 def doctor(*, renderer_only: bool = False) -> int:
-    """Prints a report; returns 0 where everything needed works, else 1."""
+    """Check this machine: renderer and its speed, versions, memory, GPU; exit code 0 if all that is needed works.
+
+    Args:
+        renderer_only: Only check that something renders; print nothing if so.
+    """
     from alda.envs.rendering import renderer_name
 
     console = Console()

@@ -1,51 +1,56 @@
-"""What a trained agent does, for people: a table of returns, and pictures of what it sees."""
+"""`alda evaluate`."""
 
 import dataclasses
 import itertools
 import json
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from alda.analysis.paired_rollouts import twins
-from alda.envs import check_shift
-from alda.envs.backgrounds.data import Data
+from alda.envs.backgrounds.data import NO_PATHS, Data
 from alda.envs.vector import default_workers, open_pool
 from alda.errors import UserError
 from alda.files import write_json
-from alda.pictures import sheet
-from alda.policy import Policy, load
+from alda.policy import load
 from alda.progress import wide_console
 from alda.provenance import describe_machine
 from alda.training.rollout import Job, bootstrap_interval, episode_seeds, play_all
 
 
-def evaluate_run(
+def evaluate(
     run: Path,
+    /,
     *,
-    shifts: Sequence[str] = ("train", "color_hard"),
+    shifts: tuple[str, ...] = ("train", "color_easy", "color_hard"),
     episodes: int = 20,
     seed: int = 0,
     device: str = "cpu",
-    out: Path | None = None,
     workers: int | None = None,
-    data: Data | None = None,
+    data: Data = NO_PATHS,
     generated: bool = False,
+    out: Path | None = None,
 ) -> dict[str, Any]:
-    """Plays a run's newest policy in each world, prints a table and writes JSON; returns what it wrote.
+    """Play a trained agent under visual shifts and print mean returns with 95 % bootstrap intervals over episodes.
 
-    workers: processes that play side by side (None: one per core, at most 16; 0: none but this one); they change no
-    score. data: real backgrounds and colours to use in place of those that the run names; generated: use none of the
-    run's. An earlier record of other scores is never overwritten, unless it is named by `out`.
-    The interval is a 95 % bootstrap interval of the mean over episodes. Raises UserError for an unknown world, one
-    whose data are not complete, or a directory that holds no trained agent; WorkerError where a process failed.
+    Args:
+        run: Run directory.
+        shifts: Visual shifts to play under.
+        episodes: Episodes per shift.
+        seed: Seed of the episodes; equal seeds give equal starting states for every agent and shift.
+        device: Where the agent acts: cpu or cuda.
+        workers: Processes that play side by side; they change no score (None: one per core, at most 16; 0: this one).
+        data: Real backgrounds and colours to use in place of those that the run names.
+        generated: Use generated backgrounds and colours, whatever folders the run names.
+        out: JSON file to write (None: RUN/evaluations/step_STEP_seed_SEED.json, numbered if that is taken).
+
+    Returns:
+        What it wrote. Raises UserError for an unknown or incomplete shift and for a directory without a trained agent,
+        WorkerError where a process failed.
     """
     if not shifts or episodes < 1 or seed < 0 or (workers or 0) < 0:
         raise UserError("name at least one world, --episodes at least 1, --seed and --workers from 0 on")
@@ -125,44 +130,3 @@ def _over(data: Data, given: Data | None) -> Data:
 def _progress(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True)
-
-
-def picture_run(
-    run: Path,
-    *,
-    shift: str = "color_hard",
-    states: int = 5,
-    every: int | None = None,
-    seed: int = 0,
-    out: Path | None = None,
-) -> Path:
-    """Writes a PNG of a few states of one episode: frame | reconstruction | shifted frame | its reconstruction.
-
-    every: agent steps between the states; None spreads them over the episode.
-    """
-    if states < 1 or seed < 0 or (every is not None and every < 1):
-        raise UserError("--states and --every must be at least 1, and --seed must not be negative")
-    file = out or run / "picture.png"
-    if file.suffix != ".png":
-        raise UserError(f"pictures are written as .png, not as {file.name}")
-    policy = load(run)
-    check_shift(shift, policy.config.env.task)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    picture_of_worlds(policy, shift, states, every, seed).save(file)
-    print(f"written to {file}")
-    return file
-
-
-def picture_of_worlds(policy: Policy, shift: str, states: int, every: int | None, seed: int) -> Image.Image:
-    """The states of one episode in two worlds, side by side with what the agent reconstructs of each."""
-    worlds = ("train", shift)
-    seen = [twin.seen for twin in twins(policy, worlds, [seed])]
-    last = len(seen) - 1
-    chosen = np.linspace(0, last if every is None else min(last, every * (states - 1)), states).round().astype(int)
-    columns = {}
-    for i, world in enumerate(worlds):
-        columns[world] = [seen[t][i][-1] for t in chosen]
-        decoded = [policy.reconstruct(seen[t][i]) for t in chosen]
-        columns[f"{world},\nreconstructed"] = [image for image in decoded if image is not None]
-    shown = {title: images for title, images in columns.items() if images}
-    return sheet([list(row) for row in zip(*shown.values(), strict=True)], tuple(shown))

@@ -22,7 +22,7 @@ from alda.pictures import sheet
 _MOST_COLUMNS = 4  # worlds in a row of a video
 
 
-def list_worlds() -> None:
+def list_environments() -> None:
     """Prints tasks and shifts, and what each shift changes."""
     console = Console()
     shifts = Table("shift", "what it changes", box=None)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from alda import __version__
-from alda.analysis.commands import ANALYSES
 from alda.analysis.latents.look import progress
 from alda.analysis.report.embedded import embed_figure
 from alda.analysis.report.main_numbers import Table
@@ -23,6 +22,7 @@ from alda.analysis.runs.comparison import Comparison, compare
 from alda.analysis.runs.curves import AGGREGATE
 from alda.analysis.runs.paper import curve_table, draw_curves
 from alda.analysis.runs.table import LAST, Run, find_runs, listed, load_run
+from alda.commands.analyze import ANALYSES
 from alda.errors import LearningError, UserError, WorkerError
 from alda.files import write_text
 from alda.training.rollout import bootstrap_interval
@@ -89,7 +89,8 @@ def _analyze(places: Sequence[Path]) -> dict[Path, dict[str, str]]:
     for done, (place, name) in enumerate(missing):
         print(f"{name} of {place} ({done + 1} of {len(missing)})")
         try:
-            ANALYSES[name]([str(place.absolute())])
+            run = place.absolute()
+            ANALYSES[name]((run,) if name == "theorem1" else run)
         except (UserError, LearningError, WorkerError, OSError) as error:
             refused.setdefault(place, {})[name] = f"Could not be done: {error}."
     return refused

@@ -10,11 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from alda.analysis.commands import ANALYSES
 from alda.analysis.report.embedded import Embedded, embed_picture, embed_video
 from alda.analysis.report.main_numbers import NUMBERS, Table, number
 from alda.analysis.runs.learning_curves import plot_runs
 from alda.analysis.runs.table import DAMAGE
+from alda.commands.analyze import ANALYSES
 from alda.config import Config, flat, load_config, to_json
 from alda.envs.tasks import action_repeat_of
 from alda.errors import UserError
@@ -88,7 +88,7 @@ def parts_of(run: Path, *, refused: Mapping[str, str]) -> list[Part]:
         Part(title, about, list(shielded(build(run), title.lower()))) for title, (about, build) in builders.items()
     ]
     for name in ANALYSES:
-        about = (ANALYSES[name].__doc__ or "").strip()
+        about = (ANALYSES[name].__doc__ or "").splitlines()[0].rstrip(".")
         about += "" if about.endswith("?") else "."
         items = list(shielded(_analysis(run, name, refused.get(name)), name))
         parts.append(Part(name.capitalize(), f"{about[:1].upper()}{about[1:]}", items))

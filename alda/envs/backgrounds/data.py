@@ -46,6 +46,9 @@ class Data:
         return self.cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alda"
 
 
+NO_PATHS = Data()
+
+
 @dataclass(frozen=True)
 class Clip:
     """A video as it lies on disk: its frames in order, or one file."""
