@@ -330,9 +330,7 @@ def test_the_command_adds_records(study, tmp_path, capsys):
     run_command(["results", "add", str(study / "runs"), "--to", str(tmp_path / "kept"), "--name", "mine"])
     assert contents(tmp_path / "kept" / "mine") == contents(study / "records" / "study")
     assert "kB" in capsys.readouterr().out
-    with pytest.raises(UserError, match="there is no command 'results ad'; there is `alda results add`"):
+    with pytest.raises(UserError, match="there is no command 'results ad'; the commands are results add"):
         run_command(["results", "ad"])
-    with pytest.raises(SystemExit) as done:
-        run_command(["results"])
-    assert done.value.code == 0
+    run_command(["results"])
     assert "alda results add" in capsys.readouterr().out

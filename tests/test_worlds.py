@@ -92,9 +92,7 @@ def test_a_sheet_has_even_sides_and_room_for_words():
 
 
 def test_data_check_is_a_command_with_an_exit_code(tmp_path, capsys):
-    with pytest.raises(SystemExit) as ended:
-        run_command(["data", "check", "--data.cache", str(tmp_path)])
-    assert ended.value.code == 0
+    run_command(["data", "check", "--data.cache", str(tmp_path)])
     assert "procedural-v1 is used" in capsys.readouterr().out
     with pytest.raises(SystemExit) as ended:
         run_command(["data", "check", "--data.videos", str(tmp_path / "none"), "--data.cache", str(tmp_path)])
