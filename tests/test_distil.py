@@ -333,4 +333,4 @@ def test_the_command_adds_records(study, tmp_path, capsys):
     with pytest.raises(UserError, match="there is no command 'results ad'; the commands are results add"):
         run_command(["results", "ad"])
     run_command(["results"])
-    assert "alda results add" in capsys.readouterr().out
+    assert "results add" in capsys.readouterr().out
