@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 
 from alda.agents import make_agent
 from alda.agents.base import Agent
+from alda.agents.decoding import ReconstructingAgent
 from alda.config import Config, check_device, load_config
 from alda.errors import UserError
 from alda.export.bundle import export_meta, read_export
@@ -44,8 +45,9 @@ class Policy:
 
     def reconstruct(self, obs: UInt8[np.ndarray, "f c h w"]) -> UInt8[np.ndarray, "c h w"] | None:
         """The newest frame as the agent decodes it, uint8 [3, H, W]; None for a method without a decoder."""
-        image = self.agent.reconstruct(self._batch(obs))
-        return None if image is None else image[0].cpu().numpy()
+        if not isinstance(self.agent, ReconstructingAgent):
+            return None
+        return self.agent.reconstruct(self._batch(obs))[0].cpu().numpy()
 
     def _batch(self, obs: np.ndarray) -> torch.Tensor:
         """Of one observation, where the agent is."""

@@ -9,7 +9,10 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-Seen = UInt8[Tensor, "b f c h w"] | Float[Tensor, "b f l"]  # stacks of frames, or the codes of their frames
+Obs = UInt8[Tensor, "b f c h w"]  # stacks of frames, the oldest first
+Seen = Obs | Float[Tensor, "b f l"]  # stacks of frames, or the codes of their frames
+Image = Float[Tensor, "n c h w"]  # pixel values in [0, 1], or their logits
+Features = Float[Tensor, "b d"]  # what actor and critic read
 Metrics = dict[str, Tensor]  # name -> 0-d tensor, left on the device until the logger flushes
 
 

@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from alda.agents.base import Agent
+from alda.agents.decoding import ReconstructingAgent
 
 _SCALE = 4  # screen pixels per pixel of a frame
 
@@ -20,8 +21,9 @@ def side_by_side(
     device = next(agent.parameters()).device
     pictures = []
     for chunk in torch.split(torch.from_numpy(np.stack(observations)), 64):
-        decoded = agent.reconstruct(chunk.to(device))
-        images = chunk[:, -1] if decoded is None else torch.cat([chunk[:, -1], decoded.cpu()], dim=-1)
+        images = chunk[:, -1]
+        if isinstance(agent, ReconstructingAgent):
+            images = torch.cat([images, agent.reconstruct(chunk.to(device)).cpu()], dim=-1)
         pictures += list(images.movedim(1, -1).numpy())
     return pictures
 

@@ -6,25 +6,31 @@ target parameters. It shares no code with the package; only the random numbers a
 
 import copy
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 
-def encoder(latents):
+def mlp(*widths):
+    layers = [layer for i, o in pairwise(widths) for layer in (nn.Linear(i, o), nn.GELU())]
+    return layers[:-1]
+
+
+def encoder(latents, size):
     layers, width = [], 3
     for out in (32, 64, 128, 256):
         layers += [nn.Conv2d(width, out, 4, 2, 1), nn.GroupNorm(out, out), nn.GELU()]
         width = out
-    layers += [nn.Flatten(), nn.Linear(4096, 256), nn.GELU(), nn.Linear(256, 256), nn.GELU(), nn.Linear(256, latents)]
-    return nn.Sequential(*layers)
+    return nn.Sequential(*layers, nn.Flatten(), *mlp(size * size, 256, 256, latents))
 
 
-def decoder(latents):
-    layers = [nn.Linear(latents, 256), nn.GELU(), nn.Linear(256, 256), nn.GELU(), nn.Linear(256, 4096), nn.GELU()]
-    layers += [nn.Unflatten(1, (256, 4, 4))]
-    width = 256
+def decoder(latents, size):
+    layers, width = (
+        [*mlp(latents, 256, 256, size * size), nn.GELU(), nn.Unflatten(1, (256, size // 16, size // 16))],
+        256,
+    )
     for out in (128, 64, 32, 16):
         layers += [nn.ConvTranspose2d(width, out, 4, 2, 1), nn.GroupNorm(out, out), nn.GELU()]
         width = out
@@ -40,47 +46,29 @@ def projection(width):
     return nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width), nn.Tanh())
 
 
-def head(width, hidden, out):
-    layers = [nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, out)]
-    return nn.Sequential(*layers)
-
-
 class Reference:
-    def __init__(self, *, latents=12, values=12, frames=3, actions=2, width=256, hidden=1024, beta=100.0, switches=()):
+    def __init__(self, *, size, hidden, beta=100.0, switches=(), latents=12, frames=3, actions=2, width=256):
         self.beta, self.actions, self.switches = beta, actions, switches
-        self.f, self.g, self.h = encoder(latents), decoder(latents), history(latents, frames, width)
-        self.V = nn.Parameter(torch.linspace(-1, 1, values).repeat(latents, 1))
-        self.actor_projection, self.actor = projection(width), head(width, hidden, 2 * actions)
-        self.critic_projection = projection(width)
-        self.q1, self.q2 = head(width + actions, hidden, 1), head(width + actions, hidden, 1)
+        self.f, self.g, self.h = encoder(latents, size), decoder(latents, size), history(latents, frames, width)
+        self.V = nn.Parameter(torch.linspace(-1, 1, 12).repeat(latents, 1))
+        self.actor_projection, self.critic_projection = projection(width), projection(width)
+        self.actor = nn.Sequential(*mlp(width, hidden, hidden, 2 * actions))
+        self.q1, self.q2 = (nn.Sequential(*mlp(width + actions, hidden, hidden, 1)) for _ in range(2))
         self.log_alpha = nn.Parameter(torch.tensor(math.log(0.1)))
 
     def parts(self):
-        return {
-            "representation.encoder": self.f,
-            "representation.history": self.h,
-            "decoder": self.g,
-            "actor.trunk": self.actor_projection,
-            "actor.policy": self.actor,
-            "critic.trunk": self.critic_projection,
-            "critic.q.0": self.q1,
-            "critic.q.1": self.q2,
-        }
+        online = ("critic.q.0", "critic.q.1", "critic.trunk", "representation.history", "representation.encoder")
+        trained = dict(zip(online, (self.q1, self.q2, self.critic_projection, self.h, self.f), strict=True))
+        return trained | {"decoder": self.g, "actor.trunk": self.actor_projection, "actor.policy": self.actor}
 
     def target_parts(self):
-        names = ("critic.q.0", "critic.q.1", "critic.trunk", "representation.history", "representation.encoder")
-        return {f"target_{name}": part for name, part in zip(names, self.targets, strict=True)}
+        return {f"target_{name}": part for name, part in zip(self.parts(), self.targets, strict=False)}
 
     def copy_from(self, agent):
         for name, part in self.parts().items():
-            theirs = agent.get_submodule(name).parameters()
-            for mine, other in zip(part.parameters(), theirs, strict=True):
+            for mine, other in zip(part.parameters(), agent.get_submodule(name).parameters(), strict=True):
                 mine.data.copy_(other.data)
-        self.start()
-
-    def start(self):
-        modules = (self.q1, self.q2, self.critic_projection, self.h, self.f)
-        self.targets = [copy.deepcopy(m) for m in modules]
+        self.targets = [copy.deepcopy(m) for m in (self.q1, self.q2, self.critic_projection, self.h, self.f)]
         self.V_target = self.V.detach().clone()
         critic = [*self.q1.parameters(), *self.q2.parameters(), *self.critic_projection.parameters()]
         critic += [*self.h.parameters(), *(self.f.parameters() if "critic_ste" in self.switches else [])]
@@ -95,12 +83,11 @@ class Reference:
         return torch.einsum("nlv,lv->nl", weights, V)
 
     def features(self, obs, f, V, h):
-        b, k = obs.shape[:2]
-        z = f(obs.reshape(b * k, 3, 64, 64) / 255.0)
+        z = f(obs.flatten(0, 1) / 255.0)
         code = self.associate(z.detach(), V)
         if "critic_ste" in self.switches:
             code = z + (code - z).detach()
-        return h(code.reshape(b, k, -1))
+        return h(code.reshape(*obs.shape[:2], -1))
 
     def policy(self, e):
         mu, s = self.actor(e).split(self.actions, -1)
@@ -113,7 +100,6 @@ class Reference:
     def update(self, obs, action, reward, discount, next_obs, step):
         reward, discount, alpha = reward[:, None], discount[:, None], self.log_alpha.exp()
         q1t, q2t, proj_t, h_t, f_t = self.targets
-        losses = {}
         with torch.no_grad():
             a, log_prob = self.policy(self.actor_projection(self.features(next_obs, self.f, self.V, self.h)))
             e = torch.cat([proj_t(self.features(next_obs, f_t, self.V_target, h_t)), a], -1)
@@ -126,7 +112,7 @@ class Reference:
         self.critic_adam.step()
         if "codebook_critic" in self.switches:
             self.v_adam.step()
-        losses["critic/loss"] = loss
+        losses = {"critic/loss": loss}
 
         x = obs[:, -1] / 255.0
         z = self.f(x)
@@ -134,9 +120,7 @@ class Reference:
         logits = self.g(z + (z_q - z).detach())
         reconstruction = (F.softplus(logits) - x * logits).mean()
         commit, quant = ((z - z_q.detach()) ** 2).mean(), ((z.detach() - z_q) ** 2).mean()
-        loss = reconstruction + 0.01 * commit
-        if "codebook_quant" in self.switches:
-            loss = loss + 0.01 * quant
+        loss = reconstruction + 0.01 * commit + (0.01 * quant if "codebook_quant" in self.switches else 0)
         self.ae_adam.zero_grad()
         self.v_adam.zero_grad()
         loss.backward()
@@ -158,7 +142,6 @@ class Reference:
             alpha_loss.backward()
             self.alpha_adam.step()
             losses |= {"actor/loss": loss, "temperature/loss": alpha_loss}
-
             online = (self.q1, self.q2, self.critic_projection, self.h, self.f)
             for target, source, tau in zip(self.targets, online, (0.01, 0.01, 0.05, 0.05, 0.05), strict=True):
                 for old, new in zip(target.parameters(), source.parameters(), strict=True):

@@ -6,42 +6,46 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import CODE_DIM, SPEC, STORED, fill, filled, make_agent, small_config
+from conftest import CODE_DIM, STORED, fill, small_config
+from tiny import spec_of, tiny_agent, tiny_replay
 
 import alda
-from alda.agents import make_agent as make
+from alda.agents import make_agent
 from alda.config import Config
 from alda.errors import UserError
 from alda.nets.representation import to_float
 from alda.training.replay import Replay
 
-SMALL_LAYERS = {"widths": (4, 6, 8, 8)}
+SPEC = spec_of("alda")
 
 
 @pytest.mark.parametrize("name", ["alda", "darla"])
 @pytest.mark.usefixtures("_float64")
 def test_stored_codes_that_are_fresh_teach_what_fresh_codes_do(name):
-    """Ten updates in float64, the encoder learning after each: every code is written anew before it, and the target
-    network of the run with fresh codes makes codes as the online one does."""
-    stages = {"denoiser_updates": 0, "vae_updates": 0} if name == "darla" else SMALL_LAYERS
-    schedule = {"autoencoder_every": 10**9, "autoencoder_first": 0} if name == "alda" else {}
-    fresh = make_agent(name, **stages, **({} if name == "alda" else {**STORED["darla_stored"]}))
-    stored = make_agent(f"{name}_stored", **stages, **schedule)
-    fresh.update_representation = lambda *_: {}  # the autoencoder learns below, of both alike
-    rows, replays = {"fresh": [], "stored": []}, {"fresh": filled(), "stored": filled()}
-    for agent, kind in ((fresh, "fresh"), (stored, "stored")):
+    """Ten updates in float64, ALDA's encoder learning after each: every code is written anew before it, and the target
+    network of the run with fresh codes makes codes as the online one does. ALDA's codes that are not written anew teach
+    something else."""
+    darla = {**STORED["darla_stored"], "denoiser_updates": 0, "vae_updates": 0}
+    schedule = {"autoencoder_every": 10**9, "autoencoder_first": 0}
+    fresh = tiny_agent(name, **(darla if name == "darla" else {}))
+    stored, stale = (tiny_agent(f"{name}_stored", **(darla if name == "darla" else schedule)) for _ in range(2))
+    fresh.update_representation = lambda *_: {}  # the autoencoder learns below, of all alike
+    rows = []
+    for agent in (fresh, stored, stale):
+        replay = tiny_replay(name)
+        rows.append([])
         for step in range(10):
             torch.manual_seed(step)
-            if kind == "fresh":
+            if agent is fresh:
                 target, online = agent.target_representation, agent.representation
                 for part in online.coders:
                     getattr(target, part).load_state_dict(getattr(online, part).state_dict())
-            else:
-                replays[kind].forget_codes()
-            rows[kind].append(agent.update(replays[kind], step))
+            elif agent is stored:
+                replay.forget_codes()
+            rows[-1].append(agent.update(replay, step))
             if name == "alda":
-                agent.update_autoencoder(to_float(replays[kind].sample_frames(4)))
-    for expected, found in zip(rows["fresh"], rows["stored"], strict=True):
+                agent.update_autoencoder(to_float(replay.sample_frames(4)))
+    for expected, found in zip(rows[0], rows[1], strict=True):
         assert expected.keys() == found.keys()
         for key, value in expected.items():
             assert found[key].item() == pytest.approx(value.item(), rel=1e-9, abs=1e-12), key
@@ -49,25 +53,8 @@ def test_stored_codes_that_are_fresh_teach_what_fresh_codes_do(name):
     assert len(stored.state_dict()) < len(weights)  # there is no target encoder
     for key, value in stored.state_dict().items():
         torch.testing.assert_close(value, weights[key], rtol=1e-9, atol=1e-11)
-
-
-@pytest.mark.usefixtures("_float64")
-def test_stale_codes_teach_something_else():
-    """What the test above would say if refreshing did nothing."""
-    losses = []
-    for forget in (True, False):
-        agent, replay = (
-            make_agent("alda_stored", autoencoder_every=10**9, autoencoder_first=0, **SMALL_LAYERS),
-            filled(),
-        )
-        for step in range(4):
-            torch.manual_seed(step)
-            if forget:
-                replay.forget_codes()
-            losses.append(agent.update(replay, step)["critic/loss"].item())
-            agent.update_autoencoder(to_float(replay.sample_frames(4)))
-    assert losses[0] == losses[4]
-    assert losses[3] != losses[7]
+    assert rows[2][0]["critic/loss"] == rows[1][0]["critic/loss"]
+    assert (rows[2][3]["critic/loss"] == rows[1][3]["critic/loss"]) == (name == "darla")  # whose encoder is frozen
 
 
 def number(frames):
@@ -76,13 +63,12 @@ def number(frames):
 
 
 def counted(n):
-    frame = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    frame = torch.zeros(SPEC.obs_shape[1:], dtype=torch.uint8)
     frame[0], frame[1] = n % 256, n // 256
     return frame
 
 
-@pytest.mark.parametrize("num_envs", [1, 3])
-@pytest.mark.parametrize("capacity", [40, 600])
+@pytest.mark.parametrize(("num_envs", "capacity"), [(1, 40), (1, 600), (3, 40), (3, 600)])
 def test_codes_follow_their_frames_and_none_waits_longer_than_stated(num_envs, capacity):
     """Against a list kept by hand: wrapping around, several environments, episodes of any length from one step on."""
     rng, count, shown = random.Random(num_envs), 7, 0
@@ -133,14 +119,14 @@ def test_codes_follow_their_frames_and_none_waits_longer_than_stated(num_envs, c
             assert torch.equal(kept.squeeze(-1).double(), number(seen))
 
 
-def test_sampling_codes_before_all_are_written_is_a_mistake(replay):
-    with pytest.raises(AssertionError, match="have no code yet"):
-        replay.sample_codes(3)
-
-
 @pytest.mark.parametrize("capacity", [50, 200])
 def test_a_saved_replay_keeps_its_codes(tmp_path, capacity):
     replay = fill(Replay(SPEC, 50, 0.99, code_dim=2), steps=90)
+    uncoded = Replay(SPEC, 50, 0.99, code_dim=2)
+    uncoded.load(tmp_path, replay.save(tmp_path))
+    assert len(uncoded.next_uncoded(1_000)) == replay.slots  # one that wrapped before any code was written
+    with pytest.raises(AssertionError, match="have no code yet"):
+        replay.sample_codes(3)
     while replay.coded < replay.written:
         place = replay.next_uncoded(9)
         replay.write_codes(place, torch.rand(len(place), 2))
@@ -157,24 +143,30 @@ def test_a_saved_replay_keeps_its_codes(tmp_path, capacity):
 
 
 def test_only_the_newest_frame_is_encoded_to_act():
-    agent, replay = make_agent("alda_stored"), filled()
+    agent, replay = tiny_agent("alda_stored"), tiny_replay("alda")
     seen, encode = [], agent.encode
     agent.encode = lambda frames: (seen.append(len(frames)), encode(frames))[1]
     agent.encode_new(replay)
     assert sum(seen) == replay.written
-    obs = torch.randint(256, (3, 3, 64, 64), dtype=torch.uint8)
+    obs = torch.randint(256, SPEC.obs_shape, dtype=torch.uint8)
     replay.add(torch.zeros(2), 0.0, False, obs)
     seen.clear()
     codes = agent.observe(replay, obs[None])
     assert seen == [1]
     assert torch.equal(codes[0, -1], agent.representation.codes(obs[None, -1:])[0, 0])
-    action, _ = agent.act(codes, None, explore=False)
-    assert action.shape == (1, 2)
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_acting_on_frames_and_on_their_codes_is_the_same(name):
+    agent, obs = tiny_agent(name), tiny_replay(name).sample(3).obs
+    codes = agent.encode(obs.flatten(0, 1)).unflatten(0, (3, 3))
+    actions = [agent.act(seen, None, explore=False)[0] for seen in (obs, codes)]
+    torch.testing.assert_close(*actions, rtol=1e-5, atol=1e-6)
 
 
 def test_age_and_drift_are_what_they_say():
     """By hand: which codes are how old, and how far they are from what the encoder says now."""
-    agent, replay = make_agent("alda_stored"), fill(Replay(SPEC, 100, 0.99, code_dim=CODE_DIM), steps=20)
+    agent, replay = tiny_agent("alda_stored"), fill(Replay(SPEC, 100, 0.99, code_dim=CODE_DIM), steps=20)
     agent.encode_new(replay)
     old = replay.codes_at(torch.arange(21))
     fill(replay, steps=10)
@@ -193,58 +185,32 @@ def test_age_and_drift_are_what_they_say():
     assert replay.code_ages(torch.arange(8)).tolist() == [0] * 6 + [11] * 2
 
 
-def test_the_autoencoder_keeps_its_schedule():
+@pytest.mark.parametrize("latent", alda.latents.LATENTS)
+def test_the_autoencoder_keeps_its_schedule(latent):
     """Alone at first, then with every fourth learning step, when codes are refreshed as well."""
-    agent, replay = make_agent("alda_stored", autoencoder_first=3, autoencoder_every=4), filled()
-    random_steps = agent.config.random_steps
+    agent = tiny_agent("alda_stored", latent=latent, autoencoder_first=3, autoencoder_every=4)
+    replay, random_steps = tiny_replay("alda"), agent.config.random_steps
     assert [agent.updates_due(random_steps + i) for i in range(-1, 2)] == [0, 3 + random_steps, 1]
-    rows = [{key.split("/")[0] for key in agent.update(replay, step)} for step in range(12)]
-    both = {"autoencoder", "codes"}
+    updates = [agent.update(replay, step) for step in range(12)]
+    assert all(value.isfinite() for row in updates for value in row.values())
+    rows, both = [{key.split("/")[0] for key in row} for row in updates], {"autoencoder", "codes"}
     assert [row & (both | {"critic"}) for row in rows] == [{"autoencoder"}] * 3 + [
         {"critic"} | (both if taken % 4 == 0 else set()) for taken in range(4, 13)
     ]
-
-
-def test_two_updates_a_step_are_due_where_asked_for():
-    agent = make_agent("sac", updates_per_step=2)
-    assert [agent.updates_due(step) for step in (4, 5, 6)] == [0, 10, 2]
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
         ({"critic_grad": "ste"}, "the reward trains the codes"),
-        ({"critic_grad": "soft"}, "the reward trains the codes"),
-        ({"codebook_grad": "critic"}, "the reward trains the codes"),
         ({"latent": "quantized", "codebook_grad": "critic+quant"}, "the reward trains the codes"),
         ({"stack": "channels"}, "no codes of single frames"),
+        ({"refresh_frames": 0}, r"--agent\.refresh-frames must be at least 1"),
     ],
 )
 def test_codes_that_cannot_be_stored_are_refused(setting, message):
     with pytest.raises(UserError, match=message):
-        make(small_config("alda_stored", **setting), SPEC)
-
-
-def test_a_learning_encoder_must_refresh_its_codes():
-    with pytest.raises(UserError, match=r"--agent\.refresh-frames must be at least 1"):
-        Config(small_config("alda_stored", refresh_frames=0)).resolved()
-
-
-@pytest.mark.parametrize("latent", ["quantized", "bio", "bio_penalty", "identity", "clamp", "fsq"])
-def test_every_latent_model_learns_from_stored_codes(latent):
-    agent, replay = make_agent("alda_stored", latent=latent), filled()
-    rows = [agent.update(replay, step) for step in range(6)]
-    assert all(value.isfinite() for row in rows for value in row.values())
-    assert {key for row in rows for key in row} >= {"critic/loss", "autoencoder/loss", "codes/drift"}
-
-
-@pytest.mark.parametrize("name", STORED)
-def test_acting_on_frames_and_on_their_codes_is_the_same(name):
-    agent, replay = make_agent(name), filled()
-    obs = replay.sample(3).obs
-    codes = agent.encode(obs.flatten(0, 1)).unflatten(0, (3, 3))
-    actions = [agent.act(seen, None, explore=False)[0] for seen in (obs, codes)]
-    torch.testing.assert_close(*actions, rtol=1e-5, atol=1e-6)
+        make_agent(Config(small_config("alda_stored", **setting)).resolved().agent, SPEC)
 
 
 def test_a_task_names_the_policy_that_comes_with_the_package(tmp_path, monkeypatch):
@@ -254,17 +220,7 @@ def test_a_task_names_the_policy_that_comes_with_the_package(tmp_path, monkeypat
     assert policy.act(obs).shape == (6,)
     assert policy.reconstruct(obs).shape == (3, 64, 64)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "walker_stand").mkdir()
-    with pytest.raises(UserError, match="is not a run directory"):  # a folder of that name comes first
-        alda.load("walker_stand")
-    with pytest.raises(UserError, match="is not a run directory"):
-        alda.load("nonesuch")
-
-
-def test_a_replay_that_wrapped_before_any_code_was_written_can_be_saved(tmp_path):
-    """As of a long stage of random actions."""
-    replay, loaded = (Replay(SPEC, 20, 0.99, code_dim=2) for _ in range(2))
-    fill(replay, steps=90)
-    loaded.load(tmp_path, replay.save(tmp_path))
-    assert loaded.coded < loaded.written
-    assert len(loaded.next_uncoded(1_000)) == replay.slots
+    (tmp_path / "walker_stand").mkdir()  # a folder of that name comes first
+    for name in ("walker_stand", "nonesuch"):
+        with pytest.raises(UserError, match="is not a run directory"):
+            alda.load(name)

@@ -119,8 +119,9 @@ def answers(agent, obs: Tensor) -> Iterator[Tensor]:
     torch.manual_seed(0)
     for explore in (False, True):
         yield from tree_leaves(agent.act(obs, agent.initial_state(len(obs)), explore=explore))
-    for ask in (agent.latents, agent.reconstruct, agent.diagnose):
-        yield from tree_leaves(ask(obs))
+    for ask in ("latents", "reconstruct", "diagnose"):
+        if hasattr(agent, ask):
+            yield from tree_leaves(getattr(agent, ask)(obs))
 
 
 def differ(ones: Iterable[Tensor], others: Iterable[Tensor]) -> bool:
@@ -147,7 +148,6 @@ def test_an_export_gives_the_same_bits_as_its_run(method, made):
         assert np.array_equal(folder.act(obs), run.act(obs))
     obs = torch.from_numpy(observations(run, 2))
     assert not differ(list(answers(folder.agent, obs)), list(answers(run.agent, obs)))
-    assert (folder.agent.traverse(obs, 3) is None) == (run.agent.traverse(obs, 3) is None)
 
 
 @pytest.mark.parametrize("method", AGENTS)

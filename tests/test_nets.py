@@ -1,4 +1,4 @@
-import math
+"""Networks and distributions against published sizes, torch.distributions and hand-made cases."""
 
 import pytest
 import torch
@@ -8,7 +8,15 @@ from torch.distributions import Independent, Normal, TanhTransform, TransformedD
 
 from alda.agents.base import polyak_
 from alda.errors import UserError
-from alda.nets.conv import FrameDecoder, FrameEncoder, HistoryEncoder, StackDecoder, StackEncoder
+from alda.nets.conv import (
+    EluDecoder,
+    EluEncoder,
+    FrameDecoder,
+    FrameEncoder,
+    HistoryEncoder,
+    StackDecoder,
+    StackEncoder,
+)
 from alda.nets.distributions import SquashedNormal
 from alda.nets.mlp import Actor, Critic, initialize_
 
@@ -17,31 +25,34 @@ def count(module):
     return sum(p.numel() for p in module.parameters())
 
 
-def test_parameter_counts_are_those_of_the_released_networks():
+def test_networks_have_the_released_sizes():
     assert count(FrameEncoder(12)) == 1_808_812
     assert count(FrameDecoder(12)) == 1_819_267
     assert count(HistoryEncoder(3, 12, 256)) == 17_272
     actor = Actor(256, 6, 256, 1024, "gelu", (-10.0, 2.0))
     critic = Critic(256, 6, 256, 1024, "gelu")
     assert (count(actor.policy), count(actor.trunk), count(critic.q)) == (1_325_068, 66_304, 2_639_874)
+    assert [StackEncoder(3, size).out_dim for size in (64, 84)] == [3_872, 14_112]
+    assert [StackEncoder(3, size, depth=4).out_dim for size in (64, 84)] == [32 * 25**2, 32 * 35**2]
+    assert EluEncoder(64).out_dim == 1_024
+    for latents in (2, 3, 11, 12, 256):
+        assert HistoryEncoder(2, latents, 4).net[-1].in_features == 16 * (latents // 4 + 1)
 
 
-@pytest.mark.parametrize("frames", [1, 2, 3, 4])
-def test_history_features_have_the_published_length(frames):
-    for latents in range(2, 257):
-        assert HistoryEncoder(frames, latents, 4).net[-1].in_features == 16 * (latents // 4 + 1)
-
-
-@pytest.mark.parametrize("size", [16, 32, 64, 84, 100])
-def test_decoder_gives_back_the_size_that_the_encoder_took(size):
-    image = torch.rand(2, 3, size, size)
-    assert FrameDecoder(5, size)(FrameEncoder(5, size)(image)).shape == image.shape
-
-
-@pytest.mark.parametrize(("size", "width"), [(64, 3_872), (84, 14_112)])
-def test_stack_encoder_has_the_width_of_the_benchmark(size, width):
-    assert StackEncoder(3, size).out_dim == width
-    assert StackEncoder(3, size)(torch.rand(2, 9, size, size)).shape == (2, width)
+@pytest.mark.parametrize("size", [16, 44, 61, 84])
+def test_decoders_give_back_the_size_that_their_encoders_took(size):
+    image, widths = torch.rand(2, 3, size, size), (4, 6, 8, 10)
+    assert FrameDecoder(5, size, widths=widths)(FrameEncoder(5, size, widths=widths)(image)).shape == image.shape
+    assert EluEncoder(size, widths)(image).shape == (2, EluEncoder(size, widths).out_dim)
+    assert EluDecoder(7, size, widths)(torch.rand(2, 7)).shape == image.shape
+    stack = torch.rand(2, 9, size, size)
+    for halvings in (1, 2) if size == 16 else (1, 2, 3):
+        encoder, decoder = StackEncoder(3, size, 4, 3, halvings), StackDecoder(7, 3, size, 4, 3, halvings)
+        assert encoder(stack).shape == (2, encoder.out_dim)
+        assert decoder(torch.rand(2, 7)).shape == stack.shape
+        strides = [layer.stride[0] for layer in encoder.convs if isinstance(layer, nn.Conv2d)]
+        assert strides == [2] * halvings + [1] * (3 - halvings)
+        assert [layer.stride[0] for layer in decoder.convs if isinstance(layer, nn.ConvTranspose2d)] == strides[::-1]
 
 
 def test_norm_instance_is_instance_normalisation():
@@ -55,61 +66,32 @@ def test_norm_instance_is_instance_normalisation():
 
 
 @pytest.mark.parametrize("conv", [nn.Conv2d(8, 16, 4, 2, 1), nn.ConvTranspose2d(16, 8, 4, 2, 1), nn.Conv2d(4, 4, 3)])
-def test_convolutions_start_delta_orthogonal(conv):
+def test_convolutions_start_delta_orthogonal_and_linear_layers_orthogonal(conv):
     initialize_(conv)
     tap = conv.kernel_size[0] // 2
-    matrix = conv.weight[:, :, tap, tap].detach().clone()
-    rest = conv.weight.detach().clone()
+    matrix, rest = conv.weight[:, :, tap, tap].detach().clone(), conv.weight.detach().clone()
     rest[:, :, tap, tap] = 0
     assert rest.abs().max() == 0
-    assert conv.bias.abs().max() == 0
     small = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     torch.testing.assert_close(small @ small.T, 2 * torch.eye(len(small)), rtol=0, atol=1e-5)  # gain sqrt 2
-
-
-def test_first_convolution_has_as_many_weights_as_the_released_one():
-    encoder = FrameEncoder(12).apply(initialize_)
-    assert (encoder.convs[0].weight != 0).sum() == 96
-
-
-def test_linear_layers_start_orthogonal():
-    linear = nn.Linear(16, 8)
-    initialize_(linear)
+    initialize_(linear := nn.Linear(16, 8))
     torch.testing.assert_close(linear.weight @ linear.weight.T, torch.eye(8), rtol=0, atol=1e-5)
-    assert linear.bias.abs().max() == 0
+    assert max(conv.bias.abs().max(), linear.bias.abs().max()) == 0
+    assert (FrameEncoder(12).apply(initialize_).convs[0].weight != 0).sum() == 96  # as released
 
 
-def test_a_decoded_image_does_not_depend_on_the_rest_of_the_batch():
-    decoder, code = FrameDecoder(6).double(), torch.randn(4, 6).double()
-    torch.testing.assert_close(decoder(code)[:1], decoder(code[:1]), rtol=0, atol=1e-12)
-
-
-def test_log_probability_equals_torch_distributions():
+def test_log_probability_and_entropy_equal_torch_distributions():
     torch.manual_seed(0)
     mean, log_std = torch.randn(500, 3).double(), torch.randn(500, 3).double() * 0.5 - 1
-    action, log_prob = SquashedNormal(mean, log_std).rsample()
-    truth = TransformedDistribution(Independent(Normal(mean, log_std.exp()), 1), [TanhTransform()])
-    safe = action.abs().amax(-1) < 0.999
-    torch.testing.assert_close(log_prob[safe], truth.log_prob(action)[safe], rtol=1e-6, atol=1e-6)
-    # The clamped form of the released code agrees wherever it does not saturate.
-    raw = action.atanh()
-    noise = (raw - mean) / log_std.exp()
-    clamped = (-0.5 * noise**2 - log_std).sum(-1) - 1.5 * math.log(2 * math.pi) - (1 - action**2 + 1e-6).log().sum(-1)
-    assert (log_prob - clamped)[raw.abs().amax(-1) < 3].abs().max() < 1e-3
-
-
-def test_squashed_samples_stay_finite_far_out():
-    policy = SquashedNormal(torch.tensor([[40.0, -40.0]]), torch.zeros(1, 2))
+    policy, normal = SquashedNormal(mean, log_std), Independent(Normal(mean, log_std.exp()), 1)
     action, log_prob = policy.rsample()
-    assert log_prob.isfinite().all()
-    assert torch.equal(policy.mode, torch.tensor([[1.0, -1.0]]))
-    assert action.abs().max() <= 1
-
-
-def test_gaussian_entropy_equals_torch_distributions():
-    mean, log_std = torch.randn(7, 3), torch.randn(7, 3)
-    truth = Independent(Normal(mean, log_std.exp()), 1).entropy()
-    torch.testing.assert_close(SquashedNormal(mean, log_std).gaussian_entropy(), truth)
+    safe = action.abs().amax(-1) < 0.999
+    truth = TransformedDistribution(normal, [TanhTransform()]).log_prob(action)
+    torch.testing.assert_close(log_prob[safe], truth[safe], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(policy.gaussian_entropy(), normal.entropy())
+    far = SquashedNormal(torch.tensor([[40.0, -40.0]]), torch.zeros(1, 2))
+    assert far.rsample()[1].isfinite().all()
+    assert torch.equal(far.mode, torch.tensor([[1.0, -1.0]]))
 
 
 def test_log_std_stays_within_its_bounds():
@@ -124,37 +106,19 @@ def test_log_std_stays_within_its_bounds():
 def test_a_decoder_that_shuffles_pixels_lays_channels_out_as_blocks(size):
     """By hand: pixel (4y + i, 4x + j) of colour c is channel 16c + 4i + j at (y, x)."""
     decoder, code = FrameDecoder(6, size, widths=(4, 6, 8, 10), shuffle=True), torch.randn(2, 6)
-    *layers, conv, shuffle = decoder.convs
-    small = conv(nn.Sequential(*layers)(decoder.head(code)))
-    image = decoder(code)
+    *layers, conv, _ = decoder.convs
+    small, image = conv(nn.Sequential(*layers)(decoder.head(code))), decoder(code)
     assert image.shape == (2, 3, size, size)
     for c, y, x, i, j in [(0, 0, 0, 0, 0), (2, 3, 5, 1, 2), (1, size // 4 - 1, 0, 3, 3)]:
         assert torch.equal(image[:, c, 4 * y + i, 4 * x + j], small[:, 16 * c + 4 * i + j, y, x])
-    assert isinstance(shuffle, nn.PixelShuffle)
-
-
-def test_a_decoder_that_shuffles_pixels_needs_whole_blocks():
     with pytest.raises(UserError, match="a multiple of 4 pixels, not 46"):
         FrameDecoder(6, 46, shuffle=True)
 
 
-@pytest.mark.parametrize("halvings", [1, 2, 4])
-@pytest.mark.parametrize("size", [64, 84, 61])
-def test_a_stack_decoder_mirrors_its_encoder(size, halvings):
-    encoder, decoder = StackEncoder(3, size, 4, 4, halvings), StackDecoder(7, 3, size, 4, 4, halvings)
-    stack = torch.rand(2, 9, size, size)
-    assert encoder(stack).shape == (2, encoder.out_dim)
-    assert decoder(torch.rand(2, 7)).shape == stack.shape
-    shapes = [layer.stride[0] for layer in encoder.convs if isinstance(layer, nn.Conv2d)]
-    assert shapes == [2] * halvings + [1] * (4 - halvings)
-    assert [layer.stride[0] for layer in decoder.convs if isinstance(layer, nn.ConvTranspose2d)] == shapes[::-1]
-
-
-def test_q_functions_may_be_normalised_and_policies_are_not():
+def test_q_functions_may_be_normalised():
     plain, normed = (Critic(5, 2, 8, 16, "relu", norm=norm) for norm in (False, True))
     assert count(normed) - count(plain) == 2 * 2 * 2 * 16  # two Qs, two layers, gain and offset
-    hidden = normed.q[0][:2](torch.randn(4, 10))
-    assert hidden.mean(-1).abs().max() < 1e-5
+    assert normed.q[0][:2](torch.randn(4, 10)).mean(-1).abs().max() < 1e-5
 
 
 def test_a_target_that_lacks_parts_follows_in_those_it_has():

@@ -18,53 +18,53 @@ from torch.optim import Adam, AdamW
 
 from alda.agents.base import parameters_of
 from alda.agents.codes import FrameCodesConfig, SACOnCodes
-from alda.agents.decoding import psnr
+from alda.agents.decoding import DecodingAgent, psnr
 from alda.errors import UserError
 from alda.latents import LatentConfig, make_latent
+from alda.latents.base import Code
 from alda.nets.conv import WIDTHS, FrameDecoder, FrameEncoder, HistoryEncoder, Norm
 from alda.nets.mlp import Activation, initialize_
 from alda.nets.representation import FrameCodes, TransitionFeatures, to_float
 from alda.training.replay import Replay
-from alda.types import EnvSpec, Latents, Metrics, Transition
+from alda.types import EnvSpec, Image, Latents, Metrics, Obs, Transition
 
 
 @dataclass(frozen=True)
 class ALDAConfig(FrameCodesConfig, LatentConfig):
     latent: str = "associative"
-    """Latent model: associative (ALDA), quantized (QLAE), bio or bio_penalty (BioAE), identity (none), clamp and fsq
-    (what is left of association without a memory), or one of your own in alda.latents.LATENTS."""
+    """Latent model: associative (ALDA), quantized (QLAE), bio or bio_penalty (BioAE), identity (none), clamp or fsq
+    (association without a memory), or one of your own in alda.latents.LATENTS."""
     stack: Literal["history", "channels"] = "history"
-    """How frames are put together. history: each has its own code, and a network reads the codes. channels: the stack
-    is one image with one code, which actor and critic read (ALDA(framestack))."""
+    """history: each frame has a code, and a network reads the codes. channels: the stack is one image with one code
+    (ALDA(framestack))."""
     recon: Literal["bce", "mse"] = "bce"
     """Reconstruction loss on pixels in [0, 1], mean over pixels: cross-entropy (released) or squared error."""
     recon_frames: Literal["last", "all"] = "last"
-    """Frames of the stack that are reconstructed: the newest (released) or all (paper; always where the stack is one
-    image)."""
+    """Reconstructed frames of the stack: the newest (released) or all (paper; always with --agent.stack channels)."""
     norm: Norm = "instance"
     """Normalisation in encoder and decoder. instance: as released; it also removes some brightness and colour."""
     widths: tuple[int, int, int, int] = WIDTHS
     """Channels of the encoder after each halving of the image; of the decoder in reverse order."""
     decoder: Literal["released", "shuffle"] = "released"
-    """Decoder. released: a transposed convolution for each doubling of the image. shuffle: two of them, then one
-    convolution whose channels become 4x4 pixels; a third of the work."""
+    """released: a transposed convolution for each doubling of the image. shuffle: two of them, then one convolution
+    whose channels become 4x4 pixels; a third of the work."""
     weight_decay: float = 0.1
     """Decoupled weight decay of encoder and decoder."""
     decay_exclude_bias_norm: bool = False
-    """Spare biases and normalisation from the weight decay (released: decay everything)."""
+    """Exclude biases and normalisation from the weight decay (released: decay everything)."""
     embed_dim: int = 256
     """Width of the normalised bottleneck of actor and critic, and of the history features."""
     activation: Activation = "gelu"
     """Activation of actor and critic."""
     autoencoder_every: int = 8
-    """With stored codes, learning steps between updates of the autoencoder; codes are refreshed as often. (Fresh codes:
-    the autoencoder learns from the sampled frames in every learning step.)"""
+    """With stored codes, learning steps between updates of the autoencoder and refreshes of codes (fresh codes: every
+    learning step trains the autoencoder, on the sampled frames)."""
     autoencoder_frames: int = 32
     """With stored codes, frames per update of the autoencoder, drawn from all of replay."""
     autoencoder_first: int = 250
     """With stored codes, updates of the autoencoder alone before learning starts."""
     refresh_frames: int = 64
-    """With stored codes, frames that are encoded again each time, those first whose codes are the oldest."""
+    """With stored codes, frames that are encoded again each time, the oldest codes first."""
 
     from_zero: ClassVar[tuple[str, ...]] = ("autoencoder_first",)
 
@@ -72,30 +72,23 @@ class ALDAConfig(FrameCodesConfig, LatentConfig):
         return replace(self, random_steps=2, autoencoder_first=0)
 
 
-class ALDA(SACOnCodes):
+class ALDA(DecodingAgent, SACOnCodes):
     config: ALDAConfig
     representation: "AssociativeEncoder"
 
     def __init__(self, config: ALDAConfig, spec: EnvSpec) -> None:
         c = config
         super().__init__(c, spec, AssociativeEncoder(c, spec))
-        self.decoder = FrameDecoder(
-            c.num_latents,
-            spec.image_size,
-            c.norm,
-            self.representation.frames_per_image,
-            c.widths,
-            shuffle=c.decoder == "shuffle",
-        )
+        frames, shuffle = self.representation.frames_per_image, c.decoder == "shuffle"
+        self.decoder = FrameDecoder(c.num_latents, spec.image_size, c.norm, frames, c.widths, shuffle=shuffle)
         self.decoder.apply(initialize_)
 
-        trained = parameters_of(self.representation.encoder, self.decoder)
-        spared = [p for p in trained if p.ndim == 1] if c.decay_exclude_bias_norm else []
+        memory, trained = self.representation.memory, parameters_of(self.representation.encoder, self.decoder)
+        excluded = [p for p in trained if p.ndim == 1] if c.decay_exclude_bias_norm else []
         decayed = [p for p in trained if p.ndim > 1 or not c.decay_exclude_bias_norm]
-        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": excluded, "weight_decay": 0.0}]
         self.optimizers["autoencoder"] = AdamW(groups, c.learning_rate, weight_decay=c.weight_decay)
         self.autoencoder_optimizers: tuple[str, ...] = ("autoencoder",)
-        memory = self.representation.memory
         if values := parameters_of(memory):
             self.optimizers["codebook"] = Adam(values, c.learning_rate)
         if "critic" in memory.codebook_grad:
@@ -112,7 +105,7 @@ class ALDA(SACOnCodes):
         return first + super().updates_due(step)
 
     def update(self, replay: Replay, step: int) -> Metrics:
-        """With stored codes, the autoencoder has a schedule and frames of its own."""
+        """Take one learning step; with stored codes, the autoencoder has its own schedule and frames."""
         if not self.stores_codes:
             return super().update(replay, step)
         c, metrics = self.config, {}
@@ -137,17 +130,12 @@ class ALDA(SACOnCodes):
         image = to_float(seen.images(batch.obs)[:, seen.reconstructed].flatten(0, 1))
         return self.update_autoencoder(image, features.encoded)
 
-    def update_autoencoder(
-        self, image: Float[Tensor, "n c h w"], encoded: Float[Tensor, "n l"] | None = None
-    ) -> Metrics:
-        """One learning step of encoder and decoder. encoded: what the encoder makes of the images, where known."""
+    def update_autoencoder(self, image: Image, encoded: Code | None = None) -> Metrics:
+        """Train encoder and decoder by one step. encoded: the encoder's output for the images, if known."""
         memory = self.representation.memory
         latent = memory(self.representation.encoder(image) if encoded is None else encoded)
         logits = self.decoder(latent.decode)
-        if self.config.recon == "bce":
-            reconstruction = F.binary_cross_entropy_with_logits(logits, image)
-        else:
-            reconstruction = F.mse_loss(logits.sigmoid(), image)
+        reconstruction = self.reconstruction_loss(logits, image)
         loss = reconstruction + latent.loss + memory.decoder_loss(self.decoder)
         self.descend(*self.autoencoder_optimizers, loss=loss)
         return {
@@ -157,20 +145,25 @@ class ALDA(SACOnCodes):
             **{f"autoencoder/{name}": value for name, value in latent.metrics.items()},
         }
 
-    @torch.no_grad()
-    def latents(self, obs: UInt8[Tensor, "b f c h w"]) -> Latents:
-        encoded, memory = self.representation.newest(obs), self.representation.memory
-        return Latents(encoded, memory(encoded).policy, memory.nearest(encoded))
+    def reconstruction_loss(self, logits: Image, image: Image) -> Float[Tensor, ""]:
+        if self.config.recon == "bce":
+            return F.binary_cross_entropy_with_logits(logits, image)
+        return F.mse_loss(logits.sigmoid(), image)
 
-    def decode(self, code: Float[Tensor, "n l"]) -> Float[Tensor, "n c h w"]:
+    @torch.no_grad()
+    def latents(self, obs: Obs) -> Latents:
+        encoded, memory = self.representation.newest(obs), self.representation.memory
+        return Latents(encoded, memory.policy_code(encoded), memory.nearest(encoded))
+
+    def decode(self, code: Code) -> Image:
         return self.decoder(code)[:, -3:].sigmoid()
 
     def sweep(self, latents: Latents, count: int) -> Float[Tensor, "l v"]:
-        """Over the range that the latent model gives."""
+        """Return `count` values over the range that the latent model gives."""
         return self.representation.memory.sweep(latents.code, count)
 
     @torch.no_grad()
-    def diagnose(self, obs: UInt8[Tensor, "b f c h w"]) -> Metrics:
+    def diagnose(self, obs: Obs) -> Metrics:
         return super().diagnose(obs) | self.representation.memory.diagnose(self.representation.newest(obs))
 
     def training_state(self) -> dict[str, Any]:
@@ -183,6 +176,8 @@ class ALDA(SACOnCodes):
 
 
 class AssociativeEncoder(FrameCodes):
+    """Codes of frames, retrieved by the latent model, and the history network that mixes them."""
+
     coders = ("encoder", "memory")
 
     def __init__(self, config: ALDAConfig, spec: EnvSpec) -> None:
@@ -190,15 +185,22 @@ class AssociativeEncoder(FrameCodes):
         if spec.image_size < 16 or config.num_latents < 2:
             raise UserError("ALDA needs images of at least 16x16 pixels and at least two latents")
         if config.codes == "stored":
-            _check_storable(config)
+            if config.critic_grad != "none" or "critic" in config.codebook_grad:
+                raise UserError(
+                    f"with --agent.critic-grad {config.critic_grad} and --agent.codebook-grad {config.codebook_grad} "
+                    "the reward trains the codes, so they cannot be stored; use --agent.codes fresh"
+                )
+            if config.stack == "channels":
+                raise UserError(
+                    "--agent.stack channels has no codes of single frames to store; use --agent.codes fresh"
+                )
         self.code_dim = config.num_latents
         self.out_dim = config.embed_dim if config.stack == "history" else config.num_latents
         self.critic_reaches_encoder = config.critic_grad != "none"
         self.reconstructed = slice(-1 if config.recon_frames == "last" else 0, None)  # of the images, those to decode
         self.frames_per_image = spec.frames if config.stack == "channels" else 1
-        self.encoder = FrameEncoder(
-            config.num_latents, spec.image_size, config.norm, self.frames_per_image, config.widths
-        )
+        frames, widths = self.frames_per_image, config.widths
+        self.encoder = FrameEncoder(config.num_latents, spec.image_size, config.norm, frames, widths)
         self.memory = make_latent(config.latent, config)
         self.history: nn.Module = nn.Flatten()
         if config.stack == "history":
@@ -207,28 +209,28 @@ class AssociativeEncoder(FrameCodes):
     def critic_trained(self) -> list[nn.Module]:
         return [self.history, self.encoder] if self.critic_reaches_encoder else [self.history]
 
-    def images(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "b i d h w"]:
-        """What the encoder sees of a stack, one after the other: its frames, or all of them as channels of one."""
+    def images(self, obs: Obs) -> UInt8[Tensor, "b i d h w"]:
+        """Return the images of a stack that are encoded: its frames, or a single one with all frames as channels."""
         return obs.flatten(1, 2)[:, None] if self.frames_per_image > 1 else obs
 
     def encode(self, images: UInt8[Tensor, "b i d h w"]) -> Float[Tensor, "b i l"]:
         return self.encoder(to_float(images.flatten(0, 1))).unflatten(0, images.shape[:2])
 
-    def newest(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b l"]:
-        """The latents of the newest image."""
+    def newest(self, obs: Obs) -> Code:
+        """Encode the newest image of each stack."""
         return self.encoder(to_float(self.images(obs)[:, -1]))
 
     def code(self, encoded: Float[Tensor, "b i l"]) -> Float[Tensor, "b i l"]:
-        """The policy's view of each image's latents."""
-        return self.memory(encoded.flatten(0, 1)).policy.unflatten(0, encoded.shape[:2])
+        """Associate each image's latents, for actor and critic."""
+        return self.memory.policy_code(encoded.flatten(0, 1)).unflatten(0, encoded.shape[:2])
 
-    def codes(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b i l"]:
+    def codes(self, obs: Obs) -> Float[Tensor, "b i l"]:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.critic_reaches_encoder):
             encoded = self.encode(self.images(obs))
         return self.code(encoded)
 
     def encode_transition(self, batch: Transition) -> TransitionFeatures:
-        """In one pass, each of the F + 1 distinct frames is encoded once, for the critic and the decoder alike."""
+        """Encode each of the F + 1 distinct frames once, for both critic and decoder, where one_pass is set."""
         if batch.obs.is_floating_point() or not self.one_pass:
             return super().encode_transition(batch)
         images, following = self.images(batch.obs), self.images(batch.next_obs)
@@ -243,15 +245,3 @@ class AssociativeEncoder(FrameCodes):
         # Where the critic moves the encoder, the decoder's loss needs a second look at what it has become.
         encoded = None if self.critic_reaches_encoder else trained.flatten(0, 1)
         return TransitionFeatures(self.history(code[:, :-1]), next_features, encoded)
-
-
-def _check_storable(config: ALDAConfig) -> None:
-    """Raise UserError where the reward trains what makes the codes, or where a code is not that of a single frame."""
-    trained = config.critic_grad != "none" and "--agent.critic-grad " + config.critic_grad
-    trained = trained or ("critic" in config.codebook_grad and "--agent.codebook-grad " + config.codebook_grad)
-    if trained:
-        raise UserError(
-            f"with {trained} the reward trains the codes, so they cannot be stored; use --agent.codes fresh"
-        )
-    if config.stack == "channels":
-        raise UserError("--agent.stack channels has no codes of single frames to store; use --agent.codes fresh")

@@ -1,4 +1,4 @@
-"""SAC on codes of single frames that the reward does not train: what ALDA and DARLA share.
+"""SAC on codes of single frames that the reward does not train, as ALDA and DARLA learn.
 
     frame -> encoder -> code -+-> history over frames -> actor, critic
                               '-> kept beside the frame in replay, if codes are stored
@@ -18,10 +18,10 @@ from torch import Tensor
 from alda.agents.sac import SAC, ActorCriticConfig
 from alda.nets.representation import FrameCodes
 from alda.training.replay import Replay
-from alda.types import EnvSpec, Metrics, Seen, Transition
+from alda.types import EnvSpec, Metrics, Obs, Seen, Transition
 
 _CHUNK = 256  # frames that are encoded at a time
-_LOOKED_AT = 4_096  # stored codes that mean age and spread are taken from
+_MEASURED = 4_096  # stored codes from which mean age and spread are estimated
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,15 @@ class SACOnCodes(SAC):
     def stores_codes(self) -> bool:
         return self.config.codes == "stored"
 
-    def observe(self, replay: Replay, obs: UInt8[Tensor, "b f c h w"]) -> Seen:
-        """Of stored codes, only that of the newest frame is computed."""
+    def observe(self, replay: Replay, obs: Obs) -> Seen:
+        """Return frames or, with stored codes, codes; then only the newest frame is encoded."""
         if not self.stores_codes:
             return super().observe(replay, obs)
         self.encode_new(replay)
         return replay.newest_codes()
 
     def sample(self, replay: Replay) -> Transition:
-        """Stored codes come in the place of frames."""
+        """Sample transitions of frames or, with stored codes, of codes."""
         if not self.stores_codes:
             return super().sample(replay)
         self.encode_new(replay)
@@ -72,13 +72,13 @@ class SACOnCodes(SAC):
             replay.write_codes(place, self.encode(replay.frames_at(place)))
 
     def refresh(self, replay: Replay, count: int) -> Metrics:
-        """Encode again the frames whose codes were written longest ago.
+        """Encode the frames with the oldest codes again.
 
-        codes/age: agent steps since a stored code was written, mean over replay; codes/oldest: the same of the oldest
-        of those encoded now. codes/drift: root mean square difference between these stored codes and fresh ones, in
-        standard deviations of codes over replay. Those in turn are the oldest, so the average code is fresher.
+        codes/age: mean agent steps since a stored code was written; codes/oldest: the most of those encoded now.
+        codes/drift: root mean square difference between these stored codes and fresh ones, in standard deviations of
+        codes over replay; an upper bound, since they are the oldest.
         """
-        place, some = replay.next_in_turn(count), replay.some_coded(_LOOKED_AT)
+        place, some = replay.next_in_turn(count), replay.some_coded(_MEASURED)
         oldest, before, spread = replay.code_ages(place).max(), replay.codes_at(place), replay.codes_at(some).var(0)
         after = self.encode(replay.frames_at(place))
         metrics = {

@@ -19,13 +19,13 @@ from torch.optim import Adam
 
 from alda.agents.base import parameters_of
 from alda.agents.codes import FrameCodesConfig, SACOnCodes
-from alda.agents.decoding import psnr
+from alda.agents.decoding import DecodingAgent, psnr
 from alda.errors import LearningError, UserError
 from alda.nets.conv import ELU_WIDTHS, EluDecoder, EluEncoder, HistoryEncoder
 from alda.nets.mlp import Activation, initialize_
 from alda.nets.representation import FrameCodes, TransitionFeatures, to_float
 from alda.training.replay import Replay
-from alda.types import EnvSpec, Latents, Metrics, Transition
+from alda.types import EnvSpec, Image, Latents, Metrics, Obs, Transition
 
 _HIDDEN = 256  # width of the beta-VAE's layer between convolutions and latents
 _LEAST_STD = 0.1  # of a feature, as a share of the average one
@@ -56,13 +56,13 @@ class DARLAConfig(FrameCodesConfig):
     vae_learning_rate: float = 1e-4
     """Adam step size of the beta-VAE."""
     sample_frames: int = 1_024
-    """Frames, newly drawn, that the denoiser's features are scaled by and that the beta-VAE is judged on."""
+    """Newly drawn frames that scale the denoiser's features and on which the beta-VAE is judged."""
     active_threshold: float = 0.05
     """Mean divergence from the prior in nats above which a latent counts as active."""
     active_range: tuple[int, int] = (6, 32)
     """Least and most active latents of a beta-VAE that is accepted."""
     min_psnr_gain: float = 1.0
-    """Least PSNR of its images above that of painting the mean image, in dB; 1 explains a fifth of the variance."""
+    """Least PSNR of its images above that of the mean image, in dB; 1 explains a fifth of the variance."""
     on_refusal: Literal["stop", "continue"] = "stop"
     """What happens where the beta-VAE is not accepted; may be changed when a run is resumed."""
     embed_dim: int = 256
@@ -73,11 +73,11 @@ class DARLAConfig(FrameCodesConfig):
     from_zero: ClassVar[tuple[str, ...]] = ("denoiser_updates", "vae_updates", "catch_up_updates")
 
     def steady(self) -> "DARLAConfig":
-        """Stage 2 alone."""
+        """Return settings for benchmarks: stage 2 alone."""
         return replace(self, random_steps=2, denoiser_updates=0, vae_updates=0, catch_up_updates=2)
 
 
-class DARLA(SACOnCodes):
+class DARLA(DecodingAgent, SACOnCodes):
     config: DARLAConfig
     representation: "FrozenEncoder"
     target_representation: "FrozenEncoder"
@@ -114,7 +114,10 @@ class DARLA(SACOnCodes):
         return c.updates_per_step * int(step > c.random_steps)
 
     def update(self, replay: Replay, step: int) -> Metrics:
-        """Raises LearningError where the beta-VAE is refused: each time, until on_refusal says to continue."""
+        """Take one learning step of the current stage.
+
+        Raises LearningError at every call after the beta-VAE is refused, unless on_refusal is continue.
+        """
         metrics: Metrics = {}
         if self.pretrained < self.config.denoiser_updates + self.config.vae_updates:
             metrics = self._pretrain(replay)
@@ -125,7 +128,7 @@ class DARLA(SACOnCodes):
         return metrics
 
     def _pretrain(self, replay: Replay) -> Metrics:
-        """One update of stage 1, and what is to be done before and after a part of it."""
+        """Take one step of stage 1. Scale features before 1b, judge the beta-VAE after it."""
         c = self.config
         if self.pretrained == c.denoiser_updates:
             self._scale_features(replay)
@@ -169,26 +172,24 @@ class DARLA(SACOnCodes):
             "vae/active": self._active(divergence.detach()),
         }
 
-    def features(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
-        """The denoiser's, before its bottleneck, each in units of its standard deviation over the data."""
+    def features(self, image: Image) -> Float[Tensor, "b d"]:
+        """Return the denoiser's features before its bottleneck, divided by their standard deviation over the data."""
         return self.denoiser.encoder(image) / self.feature_std
 
-    def decode(self, code: Float[Tensor, "n l"]) -> Float[Tensor, "n c h w"]:
-        """What the decoder makes of latents, as the denoiser sees it.
-
-        The loss compares features, so the decoder's own image is free wherever the denoiser does not look.
-        """
+    def decode(self, code: Float[Tensor, "n l"]) -> Image:
+        """Decode latents and pass the image through the denoiser: the loss compares features alone, so the decoder's
+        own image is arbitrary wherever the denoiser does not look."""
         return self.denoiser(self.decoder(code).sigmoid()).sigmoid()
 
     @torch.no_grad()
     def _scale_features(self, replay: Replay) -> None:
         features = torch.cat([self.denoiser.encoder(image) for image in self._fresh(replay)])
         std = features.std(0)
-        # Those that hardly vary would otherwise weigh most.
-        self.feature_std.copy_(std.clamp(min=_LEAST_STD * std.mean()))
+        self.feature_std.copy_(std.clamp(min=_LEAST_STD * std.mean()))  # else features that hardly vary weigh most
 
     @torch.no_grad()
     def _judge(self, replay: Replay) -> dict[str, float]:
+        """Return whether the beta-VAE is accepted on newly drawn frames, and the numbers that decide."""
         c, seen, painted, divergences = self.config, [], [], []
         for image in self._fresh(replay):
             mean, log_var = self.representation.encoder(image)
@@ -204,6 +205,7 @@ class DARLA(SACOnCodes):
         return {"active": active, "psnr": quality, "psnr_gain": gain, "accepted": accepted}
 
     def _heed(self, verdict: dict[str, float]) -> Metrics:
+        """Return the verdict as metrics, or raise LearningError."""
         c = self.config
         if not verdict["accepted"] and c.on_refusal == "stop":
             least, most = c.active_range
@@ -220,23 +222,23 @@ class DARLA(SACOnCodes):
     def _active(self, divergence: Float[Tensor, " l"]) -> Float[Tensor, ""]:
         return (divergence > self.config.active_threshold).float().sum()
 
-    def _fresh(self, replay: Replay) -> Iterator[Float[Tensor, "b c h w"]]:
-        """Newest frames, in chunks of a batch."""
+    def _fresh(self, replay: Replay) -> Iterator[Image]:
+        """Draw newest frames from replay, a batch at a time."""
         for _ in range(0, self.config.sample_frames, self.config.batch_size):
             yield to_float(replay.sample(self.config.batch_size).obs[:, -1])
 
     @torch.no_grad()
-    def latents(self, obs: UInt8[Tensor, "b f c h w"]) -> Latents:
+    def latents(self, obs: Obs) -> Latents:
         mean, _ = self.representation.encoder(to_float(obs[:, -1]))
         return Latents(mean, mean)
 
     def sweep(self, latents: Latents, count: int) -> Float[Tensor, "l v"]:
-        """From -3 to 3 standard deviations of the prior."""
+        """Return `count` values from -3 to 3 standard deviations of the prior."""
         code = latents.code
         return torch.linspace(-3, 3, count, device=code.device, dtype=code.dtype).expand(code.shape[1], -1)
 
     @torch.no_grad()
-    def diagnose(self, obs: UInt8[Tensor, "b f c h w"]) -> Metrics:
+    def diagnose(self, obs: Obs) -> Metrics:
         mean, log_var = self.representation.encoder(to_float(obs[:, -1]))
         divergence = divergence_from_prior(mean, log_var).mean(0)
         return super().diagnose(obs) | {"kl": divergence.sum(), "active": self._active(divergence)}
@@ -268,12 +270,12 @@ class FrozenEncoder(FrameCodes):
         return [self.history]
 
     @torch.no_grad()
-    def codes(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b f l"]:
+    def codes(self, obs: Obs) -> Float[Tensor, "b f l"]:
         mean, _ = self.encoder(to_float(obs.flatten(0, 1)))
         return mean.unflatten(0, obs.shape[:2])
 
     def encode_transition(self, batch: Transition) -> TransitionFeatures:
-        """In one pass, each of the F + 1 distinct frames is encoded once."""
+        """Encode each of the F + 1 distinct frames once, where one_pass is set."""
         if batch.obs.is_floating_point() or not self.one_pass:
             return super().encode_transition(batch)
         means = self.codes(torch.cat([batch.obs[:, :1], batch.next_obs], dim=1))  # [B, F+1, L]
@@ -290,7 +292,7 @@ class GaussianEncoder(nn.Module):
         self.convs = EluEncoder(image_size, widths)
         self.head = nn.Sequential(nn.Linear(self.convs.out_dim, _HIDDEN), nn.ELU(), nn.Linear(_HIDDEN, 2 * num_latents))
 
-    def forward(self, image: Float[Tensor, "n c h w"]) -> tuple[Float[Tensor, "n l"], Float[Tensor, "n l"]]:
+    def forward(self, image: Image) -> tuple[Float[Tensor, "n l"], Float[Tensor, "n l"]]:
         mean, log_var = self.head(self.convs(image)).chunk(2, dim=-1)
         return mean, log_var
 
@@ -304,18 +306,18 @@ class Denoiser(nn.Module):
         self.bottleneck = nn.Linear(self.encoder.out_dim, bottleneck_dim)
         self.decoder = EluDecoder(bottleneck_dim, image_size, widths)
 
-    def forward(self, image: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    def forward(self, image: Image) -> Image:
         return self.decoder(self.bottleneck(self.encoder(image)))
 
 
 def beta_at(update: int, config: DARLAConfig) -> float:
-    """Weight of the divergence at one update of the beta-VAE, counted from zero."""
+    """Return the weight of the divergence at an update of the beta-VAE, counted from zero."""
     return config.beta * min(1.0, update / config.beta_warm_up)
 
 
 def rectangles(corners: Float[Tensor, "b 2 2"], size: int) -> Bool[Tensor, "b 1 s s"]:
-    """Which pixels lie in one rectangle an image, their centres counting: [0] is the horizontal pair of sides, [1] the
-    vertical one, each in any order and as shares of the image."""
+    """Return which pixel centres lie in each image's rectangle. corners: its horizontal pair of sides and its vertical
+    one, each in any order, as shares of the image."""
     centres = (torch.arange(size, device=corners.device) + 0.5) / size
     low, high = corners.amin(-1), corners.amax(-1)  # [B, 2]
     inside = (low[..., None] <= centres) & (centres < high[..., None])  # [B, 2, S]
@@ -323,5 +325,5 @@ def rectangles(corners: Float[Tensor, "b 2 2"], size: int) -> Bool[Tensor, "b 1 
 
 
 def divergence_from_prior(mean: Float[Tensor, "b l"], log_var: Float[Tensor, "b l"]) -> Float[Tensor, "b l"]:
-    """KL divergence of each latent's Gaussian from the standard one, in nats."""
+    """Return the KL divergence of each latent's Gaussian from the standard one, in nats."""
     return 0.5 * (mean.square() + log_var.exp() - 1 - log_var)

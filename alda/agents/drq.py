@@ -11,22 +11,22 @@ from alda.agents.sac import SAC, SACConfig
 from alda.augment.transforms import random_shift
 from alda.errors import UserError
 from alda.nets.representation import Representation
-from alda.types import EnvSpec, Metrics, Transition
+from alda.types import EnvSpec, Features, Metrics, Transition
 
 
 @dataclass(frozen=True)
 class DrQConfig(SACConfig):
     pad: int = 4
-    """Pixels by which observations are shifted at most, along each axis."""
+    """Largest shift of observations along each axis, in pixels."""
     num_shifts: int = 1
-    """Differently shifted copies of a batch that targets and Q losses are averaged over: K and M in the paper, there 2;
-    1 as in DMControl-GB."""
+    """Shifted copies of a batch over which targets and Q losses are averaged (K = M; paper: 2, DMControl-GB: 1)."""
 
     from_zero: ClassVar[tuple[str, ...]] = ("pad",)
 
 
 class DrQ(SAC):
     config: DrQConfig
+    shares_frames: ClassVar[bool] = False
 
     def __init__(self, config: DrQConfig, spec: EnvSpec, representation: Representation | None = None) -> None:
         if config.pad < 0 or config.num_shifts < 1:
@@ -34,12 +34,12 @@ class DrQ(SAC):
         super().__init__(config, spec, representation)
 
     def augment(self, batch: Transition) -> Transition:
-        """Copy after copy of the whole batch; obs and next_obs are shifted on their own."""
+        """Return num_shifts copies of the batch, one after the other; obs and next_obs are shifted independently."""
         c = self.config
         batch = Transition(*(torch.cat([x] * c.num_shifts) for x in batch))
         return batch._replace(obs=random_shift(batch.obs, c.pad), next_obs=random_shift(batch.next_obs, c.pad))
 
-    def td_target(self, batch: Transition, next_features: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+    def td_target(self, batch: Transition, next_features: Features) -> Float[Tensor, " b"]:
         copies = super().td_target(batch, next_features).view(self.config.num_shifts, -1)
         return copies.mean(0).repeat(self.config.num_shifts)
 
@@ -47,5 +47,5 @@ class DrQ(SAC):
         return super().update_actor(Transition(*(self.first_copy(x) for x in batch)))
 
     def first_copy(self, augmented: Tensor) -> Tensor:
-        """The actor learns from one copy of the batch."""
+        """Return the first copy of the batch, from which the actor learns."""
         return augmented[: len(augmented) // self.config.num_shifts]

@@ -1,13 +1,14 @@
-"""RePo (Zhu et al., 2023): a world model that keeps just enough of what it sees to predict the reward.
+"""RePo (Zhu et al., 2023): a world model that keeps only what predicts the reward, not what reconstructs the frame.
 
     frame -> encoder -> RSSM -> belief -+-> reward, actor, value
-                                        '-> probe: the frame again, for us to see what is kept (trains nothing else)
+                                        '-> probe: the frame, reconstructed to show what is kept; trains nothing else
 
-The model maximises the likelihood of rewards while a multiplier holds KL(posterior || prior) at a target: what the
-prior cannot foresee costs, whatever it looks like. The policy learns by gradients through imagined steps.
+The model maximises the likelihood of rewards while a multiplier holds KL(posterior || prior) at a target. The policy
+learns by gradients through imagined steps.
 """
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,8 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from alda.agents.base import Agent, AgentConfig, parameters_of
-from alda.agents.decoding import psnr, to_pixels
+from alda.agents.base import AgentConfig, parameters_of
+from alda.agents.decoding import ReconstructingAgent, to_pixels
 from alda.errors import UserError
 from alda.nets.conv import Convolutions
 from alda.nets.distributions import SquashedNormal
@@ -24,7 +25,7 @@ from alda.nets.mlp import mlp
 from alda.nets.representation import to_float
 from alda.nets.rssm import RSSM, Belief, Gaussian, kl_divergence
 from alda.training.replay import Replay
-from alda.types import EnvSpec, Metrics, Sequence
+from alda.types import EnvSpec, Metrics, Obs, Sequence
 
 _EMBED = 1024  # what the convolutions leave of 64x64 pixels: 256 channels of 2x2
 _CANDIDATES = 100  # actions among which acting without exploration chooses
@@ -49,7 +50,7 @@ class RePoConfig(AgentConfig):
     hidden_dim: int = 200
     """Width of the hidden layers of all heads."""
     horizon: int = 15
-    """Imagined states per trajectory, with the one it starts from; as in the released code, returns reach two less."""
+    """Imagined states per trajectory, with its start; as in the released code, returns reach two less."""
     return_lambda: float = 0.95
     """Decay of the weights with which returns mix values of later states, lambda in the paper."""
     entropy_coef: float = 3e-4
@@ -63,11 +64,9 @@ class RePoConfig(AgentConfig):
     max_norm: float = 100.0
     """Bound of each gradient's norm."""
     probe_stride: int = 1
-    """The probe learns from every so manieth frame of an update (1: all, as released). It teaches nothing else, and is
-    most of the work."""
+    """Train the probe, most of the work but of no use to the rest, on every n-th frame (1: all, as released)."""
     joint_clip: bool = False
-    """One bound for model and probe together, as released: the probe's gradient, a sum over pixels, then scales down
-    the model's."""
+    """Bound the gradients of model and probe together, as released: the probe's then scales down the model's."""
     target_kl: float = 3.0
     """KL(posterior || prior) that the multiplier holds, in nats per step."""
     initial_multiplier: float = 1e-5
@@ -86,7 +85,7 @@ class RePoConfig(AgentConfig):
         return replace(self, random_steps=2, update_every=every, updates_each_time=1)
 
 
-class RePo(Agent):
+class RePo(ReconstructingAgent):
     config: RePoConfig
     hot = ("learn",)
     draws: Tensor
@@ -127,13 +126,13 @@ class RePo(Agent):
         return c.updates_each_time if step >= c.random_steps and step % c.update_every == 0 else 0
 
     def initial_state(self, num_envs: int) -> dict[str, Tensor]:
-        """The belief, and the action that was taken on it."""
+        """Return the empty belief and a zero action, the one taken on it."""
         belief = self.rssm.initial(num_envs)
         return {"action": self.draws.new_zeros(num_envs, self.action_dim), **belief._asdict()}
 
     @torch.no_grad()
     def act(
-        self, obs: UInt8[Tensor, "b f c h w"], state: dict[str, Tensor], *, explore: bool
+        self, obs: Obs, state: dict[str, Tensor], *, explore: bool
     ) -> tuple[Float[Tensor, "b a"], dict[str, Tensor]]:
         deter = self.rssm.advance(Belief(state["deter"], state["stoch"]), state["action"])
         posterior = self.rssm.posterior(deter, self.rssm.from_embed(self.encoder(centred(obs[:, -1]))))
@@ -147,35 +146,31 @@ class RePo(Agent):
         return SquashedNormal(5 * (mean / 5).tanh(), (F.softplus(std) + 0.1).log())
 
     def likeliest(self, policy: SquashedNormal) -> Float[Tensor, "b a"]:
-        """Of the actions that the fixed draws lead to."""
+        """Return the likeliest of the actions that the fixed draws lead to."""
         action, log_prob = policy.at(self.draws.expand(-1, *policy.mean.shape))  # [K, B, A], [K, B]
         best = log_prob.argmax(0)[None, :, None].expand(1, *policy.mean.shape)  # [1, B, A]
         return action.gather(0, best)[0]
 
     @torch.no_grad()
-    def reconstruct(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "b c h w"]:
-        """What the probe finds in the beliefs along these frames, the first of which has no past."""
+    def reconstruct(self, obs: Obs) -> UInt8[Tensor, "b c h w"]:
+        """Reconstruct frames from the beliefs along them, by the probe; the first frame has no past."""
         state, beliefs = self.initial_state(1), []
         for one in obs.split(1):
             _, state = self.act(one, state, explore=False)
             beliefs.append(Belief(state["deter"], state["stoch"]).features)
         return to_pixels((0.5 * self.probe(torch.cat(beliefs)) + 0.5).clamp(0, 1))
 
-    @torch.no_grad()
-    def diagnose(self, obs: UInt8[Tensor, "b f c h w"]) -> Metrics:
-        return {"psnr": psnr(to_float(self.reconstruct(obs)), to_float(obs[:, -1]))}
-
     def update(self, replay: Replay, step: int) -> Metrics:
         return self.learn(replay.sample_sequences(self.config.batch_size, self.config.sequence_length))
 
     def learn(self, batch: Sequence) -> Metrics:
-        """One learning step: of the model on what was seen, of the behaviour on what is imagined from there."""
+        """Take one step of the model on sequences, and one of the behaviour on what it imagines from there."""
         belief, metrics = self.update_model(batch)
         start = Belief(belief.deter.flatten(0, 1), belief.stoch.flatten(0, 1))
         return metrics | self.update_behaviour(start)
 
     def update_model(self, batch: Sequence) -> tuple[Belief, Metrics]:
-        """Also the beliefs, as they were before the update; without gradient."""
+        """Take one step of model, probe and multiplier; return the beliefs before it, without gradient."""
         c = self.config
         image, action, reward, _, first = (part[:, 1:] for part in batch)
         image = centred(image.flatten(0, 1))  # [B*T, C, H, W]
@@ -228,7 +223,7 @@ class RePo(Agent):
         }
 
     def imagine(self, belief: Belief) -> Belief:
-        """What the policy would meet, step after step."""
+        """Roll out the policy in the model, for horizon - 1 steps."""
         steps = []
         for _ in range(self.config.horizon - 1):
             action, _ = self.policy(belief.detach()).rsample()  # later actions reach this one through the model alone
@@ -238,47 +233,38 @@ class RePo(Agent):
         return Belief(deter, stoch)
 
     def entropy(self, belief: Belief) -> Float[Tensor, ""]:
-        """Of the policy after the tanh, in nats: no formula is known, so it is estimated from samples."""
+        """Estimate the policy's entropy after the tanh from samples, in nats."""
         policy = self.policy(belief)
         noise = policy.mean.new_empty(self.config.entropy_samples, *policy.mean.shape).normal_()
         return -policy.at(noise)[1].mean()
 
 
 def encoder_layers() -> list[nn.Module]:
-    return [
-        *(nn.Conv2d(3, 32, 4, 2), nn.ReLU()),
-        *(nn.Conv2d(32, 64, 4, 2), nn.ReLU()),
-        *(nn.Conv2d(64, 128, 4, 2), nn.ReLU()),
-        *(nn.Conv2d(128, 256, 4, 2), nn.ReLU()),
-        nn.Flatten(),
-    ]
+    channels = pairwise((3, 32, 64, 128, 256))
+    return [*(layer for i, o in channels for layer in (nn.Conv2d(i, o, 4, 2), nn.ReLU())), nn.Flatten()]
 
 
 def probe_layers() -> list[nn.Module]:
-    return [
-        nn.Unflatten(-1, (_EMBED, 1, 1)),
-        *(nn.ConvTranspose2d(_EMBED, 128, 5, 2), nn.ReLU()),
-        *(nn.ConvTranspose2d(128, 64, 5, 2), nn.ReLU()),
-        *(nn.ConvTranspose2d(64, 32, 6, 2), nn.ReLU()),
-        nn.ConvTranspose2d(32, 3, 6, 2),
-    ]
+    shapes = zip(pairwise((_EMBED, 128, 64, 32, 3)), (5, 5, 6, 6), strict=True)
+    layers = [layer for (i, o), size in shapes for layer in (nn.ConvTranspose2d(i, o, size, 2), nn.ReLU())]
+    return [nn.Unflatten(-1, (_EMBED, 1, 1)), *layers[:-1]]
 
 
 def centred(image: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    """Pixel values in [-1, 1]."""
+    """Convert bytes to pixel values in [-1, 1]."""
     return 2 * to_float(image) - 1
 
 
 def masked_error(
     predicted: Float[Tensor, "b t"], reward: Float[Tensor, "b t"], first: Bool[Tensor, "b t"]
 ) -> Float[Tensor, ""]:
-    """Half the squared error (the negative log-likelihood at unit variance, up to a constant), mean over all steps;
-    no reward leads to an episode's first frame, and it counts as no error."""
+    """Return half the squared error (the negative log-likelihood at unit variance, up to a constant), mean over all
+    steps. An episode's first frame has no reward and counts as no error."""
     return 0.5 * ((predicted - reward).square() * ~first).mean()
 
 
 def balanced_kl(posterior: Gaussian, prior: Gaussian, prior_train_steps: int) -> Float[Tensor, ""]:
-    """KL(posterior || prior), mean over steps; its gradient moves the prior `prior_train_steps` times as much."""
+    """Return KL(posterior || prior), mean over steps; its gradient moves the prior prior_train_steps times as much."""
     moves_prior = kl_divergence(posterior.detach(), prior).mean()
     moves_posterior = kl_divergence(posterior, prior.detach()).mean()
     return (prior_train_steps * moves_prior + moves_posterior) / (prior_train_steps + 1)
@@ -287,7 +273,7 @@ def balanced_kl(posterior: Gaussian, prior: Gaussian, prior_train_steps: int) ->
 def lambda_returns(
     reward: Float[Tensor, "h n"], next_value: Float[Tensor, "h n"], discount: float, return_lambda: float
 ) -> Float[Tensor, "h n"]:
-    """R_t = r_t + gamma ((1 - lambda) v_{t+1} + lambda R_{t+1}); beyond the last step R is v."""
+    """Return R_t = r_t + gamma ((1 - lambda) v_{t+1} + lambda R_{t+1}); beyond the last step R is v."""
     later, returns = next_value[-1], []
     for r, v in zip(reward.flip(0), next_value.flip(0), strict=True):
         later = r + discount * torch.lerp(v, later, return_lambda)

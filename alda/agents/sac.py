@@ -1,22 +1,23 @@
-"""Soft actor-critic from pixels (Haarnoja et al., 2018; Hansen et al., 2021), the trunk of the model-free methods."""
+"""Soft actor-critic from pixels (Haarnoja et al., 2018; Hansen et al., 2021), which the model-free methods change."""
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from alda.agents.base import Agent, AgentConfig, State, frozen_copy, parameters_of, polyak_
+from alda.agents.base import AgentConfig, State, frozen_copy, parameters_of, polyak_
+from alda.agents.decoding import LatentAgent
 from alda.nets.mlp import Activation, Actor, Critic, initialize_
 from alda.nets.representation import PixelEncoder, Representation, TransitionFeatures
 from alda.training.replay import Replay
-from alda.types import EnvSpec, Latents, Metrics, Seen, Transition
+from alda.types import EnvSpec, Features, Latents, Metrics, Obs, Seen, Transition
 
 
 @dataclass(frozen=True)
 class ActorCriticConfig(AgentConfig):
-    """Settings of actor, critic and their schedule, whatever they read."""
+    """Settings of actor, critic and their schedule, independent of the representation."""
 
     hidden_dim: int = 1024
     """Width of the two hidden layers of actor and critic."""
@@ -56,8 +57,8 @@ class SACConfig(ActorCriticConfig):
     """How many of them, from the first on, halve the image."""
 
 
-class SAC(Agent):
-    """Variants change the representation, `augment`, or one of the losses."""
+class SAC(LatentAgent):
+    """SAC. Other methods change the representation, `augment`, or one of the losses."""
 
     config: ActorCriticConfig
     hot: tuple[str, ...] = ("learn",)
@@ -65,7 +66,6 @@ class SAC(Agent):
     def __init__(self, config: ActorCriticConfig, spec: EnvSpec, representation: Representation | None = None) -> None:
         super().__init__(config)
         c = config
-        self.shares_frames = type(self).augment is SAC.augment
         if representation is None:
             assert isinstance(c, SACConfig)
             representation = PixelEncoder(spec, c.conv_channels, c.conv_layers, c.halvings)
@@ -85,7 +85,7 @@ class SAC(Agent):
             "actor": Adam(self.actor.parameters(), c.learning_rate),
             "temperature": Adam([self.log_temperature], c.temperature_learning_rate, betas=(0.5, 0.999)),
         }
-        self.critic_optimizers: tuple[str, ...] = ("critic",)  # what the critic loss steps
+        self.critic_optimizers: tuple[str, ...] = ("critic",)  # those that the critic loss steps
 
     @property
     def temperature(self) -> Tensor:
@@ -100,22 +100,21 @@ class SAC(Agent):
         return (policy.rsample()[0] if explore else policy.mode), state
 
     @torch.no_grad()
-    def latents(self, obs: UInt8[Tensor, "b f c h w"]) -> Latents:
-        """The critic's bottleneck."""
+    def latents(self, obs: Obs) -> Latents:
+        """Return the critic's bottleneck."""
         code = self.critic.trunk(self.representation(obs))
         return Latents(code, code)
 
     def update(self, replay: Replay, step: int) -> Metrics:
         c = self.config
-        return self.learn(
-            self.sample(replay), actor=step % c.actor_update_every == 0, targets=step % c.target_update_every == 0
-        )
+        actor, targets = step % c.actor_update_every == 0, step % c.target_update_every == 0
+        return self.learn(self.sample(replay), actor=actor, targets=targets)
 
     def sample(self, replay: Replay) -> Transition:
         return replay.sample(self.config.batch_size)
 
     def learn(self, batch: Transition, *, actor: bool, targets: bool) -> Metrics:
-        """One learning step, with or without the actor's and the target networks' part."""
+        """Take one learning step, with or without actor and target networks."""
         batch = self.augment(batch)
         features = self.representation.encode_transition(batch)
         metrics = self.update_critic(batch, features) | self.update_representation(batch, features)
@@ -126,6 +125,7 @@ class SAC(Agent):
         return metrics
 
     def augment(self, batch: Transition) -> Transition:
+        """Change what is learned from. A method that changes obs and next_obs apart declares shares_frames = False."""
         return batch
 
     def update_representation(self, batch: Transition, features: TransitionFeatures) -> Metrics:
@@ -137,18 +137,17 @@ class SAC(Agent):
         return metrics
 
     @torch.no_grad()
-    def td_target(self, batch: Transition, next_features: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+    def td_target(self, batch: Transition, next_features: Features) -> Float[Tensor, " b"]:
+        """Return r + gamma (min_i Q_i(s', a') - alpha log pi(a'|s')), gamma being 0 at a terminal state."""
         next_action, log_prob = self.actor(next_features).rsample()
         next_q = self.target_critic(self.target_features(batch, next_features), next_action).amin(0)
         return batch.reward + batch.discount * (next_q - self.temperature * log_prob)
 
-    def target_features(self, batch: Transition, next_features: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
-        """What the target Q-functions read of next_obs."""
+    def target_features(self, batch: Transition, next_features: Features) -> Features:
+        """Return the features of next_obs that the target Q-functions read."""
         return self.target_representation(batch.next_obs)
 
-    def critic_loss(
-        self, batch: Transition, features: Float[Tensor, "b d"], target: Float[Tensor, " b"]
-    ) -> tuple[Tensor, Metrics]:
+    def critic_loss(self, batch: Transition, features: Features, target: Float[Tensor, " b"]) -> tuple[Tensor, Metrics]:
         q = self.critic(features, batch.action)  # [2, B]
         loss = (q - target).square().mean(-1).sum()
         return loss, {"critic/loss": loss.detach(), "critic/q": q.detach().mean(), "critic/target": target.mean()}
@@ -158,8 +157,8 @@ class SAC(Agent):
             features = self.representation(batch.obs)
         return self.actor_step(features, features)
 
-    def actor_step(self, policy_features: Float[Tensor, "b d"], q_features: Float[Tensor, "b d"]) -> Metrics:
-        """Take one step of the actor and the temperature; Q reads features of its own, with the policy's actions."""
+    def actor_step(self, policy_features: Features, q_features: Features) -> Metrics:
+        """Take one step of actor and temperature; q_features: those by which Q judges the actions."""
         policy = self.actor(policy_features)
         action, log_prob = policy.rsample()
         q = self.critic(q_features, action).amin(0)

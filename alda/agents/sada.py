@@ -1,4 +1,4 @@
-"""SADA (Almuzairee et al., 2024): SVEA whose actor, too, acts on strongly augmented images, judged on clean ones.
+"""SADA (Almuzairee et al., 2024): SVEA whose actor also learns on strongly augmented images, with Q of clean ones.
 
 policy reads [clean; strong], Q reads [clean; clean]       (in the actor's loss, on twice the batch)
 Q reads [clean; strong], the target reads clean next_obs   (in the critic's loss, as in SVEA)
@@ -8,21 +8,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Adam
 
 from alda.agents.base import polyak_
 from alda.agents.svea import SVEA, SVEAConfig
 from alda.nets.representation import PixelEncoder, to_float
-from alda.types import EnvSpec, Metrics, Transition
+from alda.types import EnvSpec, Features, Metrics, Obs, Transition
 
 
 @dataclass(frozen=True)
 class SADAConfig(SVEAConfig):
     augmentation: Literal["overlay", "conv", "mix", "none"] = "mix"
-    """Strong augmentation. mix: to each sample convolution, overlay, rotation, a shift by up to 16 pixels, or two of
-    them; overlay, conv, none: as of SVEA."""
+    """Strong augmentation: mix (to each sample convolution, overlay, rotation, a shift by up to 16 pixels, or two of
+    them), or overlay, conv and none, as in SVEA."""
     batch_size: int = 256
     """Transitions per update."""
     conv_layers: int = 4
@@ -47,11 +46,8 @@ class SADA(SVEA):
     config: SADAConfig
 
     def __init__(self, config: SADAConfig, spec: EnvSpec) -> None:
-        super().__init__(
-            config,
-            spec,
-            CentredEncoder(spec, config.conv_channels, config.conv_layers, config.halvings, last_relu=True),
-        )
+        convs = config.conv_channels, config.conv_layers, config.halvings
+        super().__init__(config, spec, CentredEncoder(spec, *convs, last_relu=True))
         del self.target_representation
         for module in self.representation.modules():
             if isinstance(module, nn.Conv2d):
@@ -65,12 +61,12 @@ class SADA(SVEA):
         return self.config.updates_per_step * int(step > self.config.random_steps and step % every == 0)
 
     def learn(self, batch: Transition, *, actor: bool, targets: bool) -> Metrics:
-        """The actor sees the features that the critic has just learned from."""
+        """Take one learning step; the actor reads the features that the critic has just learned from."""
         batch = self.augment(batch)
         features = self.representation.encode_transition(batch)
         target = self.td_target(batch, features.next_obs)
         strong_features = self.representation(self.strongly_augmented(batch.obs))
-        loss, metrics = self.both_losses(batch, features.obs, strong_features, target)
+        loss, metrics = self.svea_loss(batch, features.obs, strong_features, target)
         self.descend(*self.critic_optimizers, loss=loss)
         if actor:
             clean, strong = (self.first_copy(x.detach()) for x in (features.obs, strong_features))
@@ -79,7 +75,7 @@ class SADA(SVEA):
             self.update_targets()
         return metrics
 
-    def target_features(self, batch: Transition, next_features: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+    def target_features(self, batch: Transition, next_features: Features) -> Features:
         return next_features
 
     def update_targets(self) -> None:
@@ -88,7 +84,7 @@ class SADA(SVEA):
 
 
 class CentredEncoder(PixelEncoder):
-    """Of pixel values in [-0.5, 0.5]."""
+    """PixelEncoder of pixel values in [-0.5, 0.5]."""
 
-    def forward(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b d"]:
+    def forward(self, obs: Obs) -> Features:
         return self.net(to_float(obs.flatten(1, 2)) - 0.5)

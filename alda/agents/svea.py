@@ -7,7 +7,7 @@ obs -> shift -+------------------> Q, actor     L = alpha L_Q(shifted) + beta L_
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from alda.agents.drq import DrQ, DrQConfig
@@ -16,14 +16,14 @@ from alda.augment.transforms import random_conv, random_mix, random_overlay
 from alda.envs.backgrounds.data import Data
 from alda.errors import UserError
 from alda.nets.representation import Representation
-from alda.types import EnvSpec, Metrics, Transition
+from alda.types import EnvSpec, Features, Metrics, Obs, Transition
 
 
 @dataclass(frozen=True)
 class SVEAConfig(DrQConfig):
     augmentation: Literal["overlay", "conv", "mix", "none"] = "overlay"
-    """Strong augmentation. overlay: half of another image; conv: a random filter; mix: one of SADA's six to each
-    sample; none: a copy, as the ALDA authors train SVEA on color_easy."""
+    """Strong augmentation: overlay (half of another image), conv (a random filter), mix (one of SADA's six to each
+    sample), or none (a copy, as the ALDA authors train SVEA on color_easy)."""
     overlay_images: int = 2_000
     """Images to choose overlays from: of Places365 with --data.places, else generated; 49 KB each on the device."""
     alpha_coef: float = 0.5
@@ -49,7 +49,8 @@ class SVEA(DrQ):
         self.overlays = images.to(self.log_temperature.device)
         return {"overlays": made_of}
 
-    def strongly_augmented(self, obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "b f c h w"]:
+    def strongly_augmented(self, obs: Obs) -> Obs:
+        """Apply the strong augmentation. Raises UserError for overlays without a call of `prepare`."""
         kind = self.config.augmentation
         if kind == "none":
             return obs
@@ -59,19 +60,14 @@ class SVEA(DrQ):
             raise UserError("there are no images to lay over observations; call agent.prepare(data) before learning")
         return random_overlay(obs, self.overlays) if kind == "overlay" else random_mix(obs, self.overlays)
 
-    def critic_loss(
-        self, batch: Transition, features: Float[Tensor, "b d"], target: Float[Tensor, " b"]
-    ) -> tuple[Tensor, Metrics]:
+    def critic_loss(self, batch: Transition, features: Features, target: Float[Tensor, " b"]) -> tuple[Tensor, Metrics]:
         strong_features = self.representation(self.strongly_augmented(batch.obs))
-        return self.both_losses(batch, features, strong_features, target)
+        return self.svea_loss(batch, features, strong_features, target)
 
-    def both_losses(
-        self,
-        batch: Transition,
-        features: Float[Tensor, "b d"],
-        strong_features: Float[Tensor, "b d"],
-        target: Float[Tensor, " b"],
+    def svea_loss(
+        self, batch: Transition, features: Features, strong_features: Features, target: Float[Tensor, " b"]
     ) -> tuple[Tensor, Metrics]:
+        """Return alpha L_Q(features) + beta L_Q(strong_features) for one target."""
         c = self.config
         clean, metrics = super().critic_loss(batch, features, target)
         strong, _ = super().critic_loss(batch, strong_features, target)

@@ -29,7 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from alda.agents.base import Agent
-from alda.agents.decoding import to_pixels
+from alda.agents.decoding import DecodingAgent, LatentAgent, to_pixels
 from alda.agents.sac import SAC
 from alda.analysis.latents.look import episode_steps, memory_of
 from alda.analysis.paired_rollouts import twins
@@ -98,16 +98,15 @@ class Session:
     """
 
     def __init__(self, policy: Policy, seed: int) -> None:
-        self.policy, self.agent, self.config, self.seed = policy, policy.agent, policy.config, seed
-        blank = self.agent.latents(torch.zeros(1, *policy.spec.obs_shape, dtype=torch.uint8))
-        if blank is None:
+        self.policy, self.config, self.seed = policy, policy.config, seed
+        if not isinstance(policy.agent, LatentAgent):
             raise UserError(
                 f"{self.config.method} has no latents of single frames, so there is nothing to inspect; "
                 "`alda picture` draws what it sees"
             )
-        with torch.no_grad():
-            self.decodes = self.agent.decode(blank.code) is not None
-        self.num_latents = blank.code.shape[1]
+        self.agent, self.decodes = policy.agent, isinstance(policy.agent, DecodingAgent)
+        blank = torch.zeros(1, *policy.spec.obs_shape, dtype=torch.uint8)
+        self.num_latents = self.agent.latents(blank).code.shape[1]
         self._actions: list[Float[np.ndarray, " a"]] = []  # of the episode in the clean world
         self._episodes: dict[str, Episode] = {}
 
@@ -155,7 +154,7 @@ class Session:
         clean = self._finished()
         frames = self.policy.spec.frames
         obs = torch.from_numpy(np.stack([clean.obs(t, frames) for t in range(clean.length)]))
-        found = [latents for part in obs.split(_BATCH) if (latents := self.agent.latents(part)) is not None]
+        found = [self.agent.latents(part) for part in obs.split(_BATCH)]
         encoded, code = torch.cat([f.encoded for f in found]), torch.cat([f.code for f in found])
         low, high = self.agent.sweep(found[0]._replace(encoded=encoded, code=code), 2).unbind(-1)
         still = high - low < 1e-6  # but a slider has to move
@@ -177,7 +176,6 @@ class Session:
             raise UserError(f"of the episode in {world!r} {played} steps are played; there is no step {time}")
         obs = torch.from_numpy(episode.obs(time, self.policy.spec.frames))[None]
         found = self.agent.latents(obs)
-        assert found is not None, "there were latents when the session began"
         action, _ = self.agent.act(obs, self.agent.initial_state(1), explore=False)
         memory, outside = memory_of(self.agent), None
         if isinstance(memory, CodebookLatent | ClampLatent):
@@ -240,8 +238,7 @@ class Session:
 
     @torch.no_grad()
     def _picture(self, code: Float[Tensor, "1 l"]) -> str | None:
-        image = self.agent.decode(code)
-        return None if image is None else png(to_pixels(image)[0].numpy())
+        return png(to_pixels(self.agent.decode(code))[0].numpy()) if isinstance(self.agent, DecodingAgent) else None
 
 
 def stored_values(agent: Agent) -> Float[Tensor, "l v"] | None:

@@ -1,4 +1,4 @@
-"""Images to lay over observations: parts of real photographs where a folder of them is given, else generated ones."""
+"""Images to lay over observations: photographs where a folder of them is given, else generated ones."""
 
 from typing import Any
 
@@ -17,9 +17,9 @@ SIDE = 128  # pixels of an image; crops of it are shown at 64 or 84
 
 
 def overlay_bank(data: Data, count: int) -> tuple[UInt8[Tensor, "n 3 side side"], dict[str, Any]]:
-    """At most `count` images of Places365, or as many generated ones; and what they are, for records.
+    """Return at most `count` images of Places365, or as many generated ones, and their description for the records.
 
-    The generated ones are of clips that no test world shows. Raises UserError where Places365 is named but not there.
+    No shift shows the clips of the generated ones. Raises UserError where Places365 is named but not there.
     """
     if count < 1:
         raise UserError(f"--agent.overlay-images must be at least 1, not {count}")
@@ -30,7 +30,7 @@ def overlay_bank(data: Data, count: int) -> tuple[UInt8[Tensor, "n 3 side side"]
 
 
 def _painted(count: int) -> UInt8[np.ndarray, "n side side 3"]:
-    """Frames of the generated clips, as far apart as they can be."""
+    """Paint frames of the generated clips, as far apart as possible."""
     from rich.console import Console
     from rich.progress import track
 

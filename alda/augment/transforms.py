@@ -1,9 +1,6 @@
-"""Image augmentations: bytes in, bytes out, on the device; one draw per sample, shared by the frames of its stack.
+"""Image augmentations from bytes to bytes on the device, with one draw per sample, shared by the frames of its stack.
 
-    random_...  draws what it needs -> shift, convolve, rotate, crop, overlay: the same without chance
-
-Weak augmentation moves the picture by a few pixels. Strong ones change what it looks like: colours and textures
-(convolution), a second picture over it (overlay), its place and direction (large shifts, rotation).
+random_X draws random numbers for the deterministic X: shift, convolve, overlay, crop, rotate.
 """
 
 import math
@@ -13,20 +10,20 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from alda.types import Obs
+
 LARGE_SHIFT = 16  # pixels
 _ATTEMPTS = 10  # at a box that fits into the image
 
 
-def random_shift(obs: UInt8[Tensor, "b f c h w"], pad: int) -> UInt8[Tensor, "b f c h w"]:
-    """By up to `pad` pixels along each axis."""
+def random_shift(obs: Obs, pad: int) -> Obs:
+    """Shift by up to `pad` pixels along each axis."""
     top, left = torch.randint(-pad, pad + 1, (2, len(obs)), device=obs.device)
     return shift(obs, top, left)
 
 
-def shift(
-    obs: UInt8[Tensor, "b f c h w"], top: Int64[Tensor, " b"], left: Int64[Tensor, " b"]
-) -> UInt8[Tensor, "b f c h w"]:
-    """What a window shows that begins at (top, left); beyond the edge the image repeats its last pixels."""
+def shift(obs: Obs, top: Int64[Tensor, " b"], left: Int64[Tensor, " b"]) -> Obs:
+    """Cut out a window that begins at (top, left); beyond the edge the image repeats its last pixels."""
     h, w = obs.shape[-2:]
     rows = (top[:, None] + torch.arange(h, device=obs.device)).clamp(0, h - 1)  # [B, H]
     columns = (left[:, None] + torch.arange(w, device=obs.device)).clamp(0, w - 1)  # [B, W]
@@ -35,43 +32,41 @@ def shift(
     return images.gather(2, pixels[:, None].expand_as(images)).view(obs.shape)
 
 
-def random_conv(obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "b f c h w"]:
-    """Through a random 3x3 filter, whose weights are normal."""
+def random_conv(obs: Obs) -> Obs:
+    """Convolve with a random 3x3 filter of normal weights."""
     c = obs.shape[2]
     return convolve(obs, torch.randn(len(obs), c, c, 3, 3, device=obs.device))
 
 
-def convolve(obs: UInt8[Tensor, "b f c h w"], kernels: Float[Tensor, "b c c 3 3"]) -> UInt8[Tensor, "b f c h w"]:
-    """The sigmoid of each image in [0, 1], filtered by the kernel of its sample; edges repeat the last pixels."""
+def convolve(obs: Obs, kernels: Float[Tensor, "b c c 3 3"]) -> Obs:
+    """Filter images in [0, 1] by the kernel of their sample and apply the sigmoid; edges repeat the last pixels."""
     b, f, c, h, w = obs.shape
     images = (obs.transpose(0, 1).float() / 255).reshape(f, b * c, h, w)
     filtered = F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), kernels.flatten(0, 1), groups=b)
     return _to_bytes(255 * filtered.sigmoid()).view(f, b, c, h, w).transpose(0, 1)
 
 
-def random_overlay(obs: UInt8[Tensor, "b f c h w"], bank: UInt8[Tensor, "n c s s"]) -> UInt8[Tensor, "b f c h w"]:
-    """Half the observation, half a part of one of the images in the bank."""
+def random_overlay(obs: Obs, bank: UInt8[Tensor, "n c s s"]) -> Obs:
+    """Blend half of each observation with half of a random crop from the bank."""
     return overlay(obs, random_crop(bank, len(obs), obs.shape[-1]))
 
 
-def overlay(
-    obs: UInt8[Tensor, "b f c h w"], images: UInt8[Tensor, "b c h w"], weight: float = 0.5
-) -> UInt8[Tensor, "b f c h w"]:
-    """weight: of the images."""
+def overlay(obs: Obs, images: UInt8[Tensor, "b c h w"], weight: float = 0.5) -> Obs:
+    """Blend observations with images of the given weight."""
     return _to_bytes(obs.float().lerp_(images[:, None].float(), weight))
 
 
 def random_crop(bank: UInt8[Tensor, "n c s s"], count: int, size: int) -> UInt8[Tensor, "count c size size"]:
-    """Parts of random images, stretched to size x size pixels, every second one mirrored."""
+    """Cut parts out of random images, stretched to size x size pixels and mirrored with probability one half."""
     images = bank[torch.randint(len(bank), (count,), device=bank.device)]
     return crop(images, random_boxes(count, bank.device), torch.rand(count, device=bank.device) < 0.5, size)
 
 
 def random_boxes(count: int, device: torch.device) -> Float[Tensor, "count 4"]:
-    """top, left, height, width of boxes in the unit square, area 0.08 to 1, width to height 3/4 to 4/3.
+    """Draw top, left, height and width of boxes in the unit square, with area 0.08 to 1 and aspect ratio 3/4 to 4/3.
 
-    As torchvision's RandomResizedCrop for square images, but for boxes that need not begin and end between pixels: the
-    first of ten boxes that fits, or else the whole.
+    As torchvision's RandomResizedCrop draws them, except that sides need not lie between pixels: the first of ten boxes
+    that fits, or else the whole image.
     """
     area, ratio, down, right = torch.rand(4, count, _ATTEMPTS, device=device)
     area, log_ratio = 0.08 + 0.92 * area, (2 * ratio - 1) * math.log(4 / 3)
@@ -86,30 +81,29 @@ def random_boxes(count: int, device: torch.device) -> Float[Tensor, "count 4"]:
 def crop(
     images: UInt8[Tensor, "b c s s"], boxes: Float[Tensor, "b 4"], mirrored: Tensor, size: int
 ) -> UInt8[Tensor, "b c size size"]:
-    """The boxes (top, left, height, width; the image is the unit square) at size x size pixels, bilinear."""
+    """Cut out boxes (top, left, height, width in the unit square) and resize them to size x size pixels, bilinear."""
     top, left, height, width = boxes.unbind(1)
     none, side = torch.zeros_like(top), torch.where(mirrored, -width, width)
     rows = [side, none, 2 * left + width - 1, none, height, 2 * top + height - 1]
-    return _seen_through(images, torch.stack(rows, dim=1), size)
+    return _warp(images, torch.stack(rows, dim=1), size)
 
 
-def random_rotation(obs: UInt8[Tensor, "b f c h w"]) -> UInt8[Tensor, "b f c h w"]:
-    """By up to half a turn in either direction."""
+def random_rotation(obs: Obs) -> Obs:
+    """Rotate by up to half a turn in either direction."""
     return rotate(obs, math.pi * (2 * torch.rand(len(obs), device=obs.device) - 1))
 
 
 def rotate(obs: UInt8[Tensor, "b f c h h"], angle: Float[Tensor, " b"]) -> UInt8[Tensor, "b f c h h"]:
-    """Counter-clockwise around the centre, in radians, bilinear; beyond the edge the image repeats its last pixels."""
+    """Rotate counter-clockwise about the centre, in radians, bilinear; edges repeat the last pixels."""
     cos, sin, none = angle.cos(), angle.sin(), torch.zeros_like(angle)
     rows = torch.stack([cos, -sin, none, sin, cos, none], dim=1)
-    return _seen_through(obs.flatten(1, 2), rows, obs.shape[-1]).view(obs.shape)
+    return _warp(obs.flatten(1, 2), rows, obs.shape[-1]).view(obs.shape)
 
 
-def random_mix(obs: UInt8[Tensor, "b f c h w"], bank: UInt8[Tensor, "n c s s"]) -> UInt8[Tensor, "b f c h w"]:
-    """To each sample one of convolution, convolution and overlay, overlay, rotation, rotation and shift, shift.
+def random_mix(obs: Obs, bank: UInt8[Tensor, "n c s s"]) -> Obs:
+    """Apply to each sample one of convolution, convolution and overlay, overlay, rotation, rotation and shift, shift.
 
-    Each is given to a sixth of the batch, by place: samples from replay come in no order, so each of them still has the
-    same chances (to a sample more or less), and no augmentation is computed for samples that do not get it.
+    Each goes to a sixth of the batch, by place: samples from replay are in random order, so all have the same chances.
     """
     cuts = [i * len(obs) // 6 for i in range(7)]
     mixed = obs.clone()
@@ -123,8 +117,8 @@ def random_mix(obs: UInt8[Tensor, "b f c h w"], bank: UInt8[Tensor, "n c s s"]) 
     return mixed
 
 
-def _seen_through(images: UInt8[Tensor, "b c s s"], rows: Float[Tensor, "b 6"], size: int) -> Tensor:
-    """Square images under affine maps, from places in the result to places in the image, both in [-1, 1]."""
+def _warp(images: UInt8[Tensor, "b c s s"], rows: Float[Tensor, "b 6"], size: int) -> Tensor:
+    """Sample square images under affine maps from places in the result to places in the image, both in [-1, 1]."""
     grid = F.affine_grid(rows.view(-1, 2, 3), [len(images), 1, size, size], align_corners=False)
     return _to_bytes(F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False))
 

@@ -38,6 +38,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from alda.agents import Agent, AgentConfig, make_agent
 from alda.agents.base import State
+from alda.agents.decoding import DecodingAgent, LatentAgent, ReconstructingAgent
 from alda.config import Config, load_config, to_json
 from alda.envs.backgrounds.data import Data
 from alda.errors import UserError
@@ -158,10 +159,13 @@ def act(agent: Agent, obs: UInt8[Tensor, "b f c h w"]) -> None:
 def look(agent: Agent, obs: UInt8[Tensor, "b f c h w"]) -> None:
     """Everything that can be asked of an agent without teaching it."""
     act(agent, obs)
-    agent.latents(obs)
-    agent.reconstruct(obs)
-    agent.traverse(obs)
     agent.diagnose(obs)
+    if isinstance(agent, LatentAgent):
+        agent.latents(obs)
+    if isinstance(agent, ReconstructingAgent):
+        agent.reconstruct(obs)
+    if isinstance(agent, DecodingAgent):
+        agent.traverse(obs)
 
 
 def tensors_read(

@@ -2,10 +2,9 @@
 
 from alda.errors import UserError
 from alda.latents.ablations import ClampLatent, FSQLatent, IdentityLatent
-from alda.latents.associative import AssociativeLatent
 from alda.latents.base import LatentConfig, LatentModel, LatentOutput
 from alda.latents.bio import BioLatent, BioPenaltyLatent
-from alda.latents.quantized import QuantizedLatent
+from alda.latents.codebook import AssociativeLatent, QuantizedLatent
 
 __all__ = ["LATENTS", "AssociativeLatent", "LatentConfig", "LatentModel", "LatentOutput", "make_latent"]
 

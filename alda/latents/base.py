@@ -1,4 +1,4 @@
-"""What a latent model must provide. N frames, L latents a frame, each with V stored values."""
+"""The contract of a latent model. N frames, L latents per frame, each with V stored values."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from alda.errors import UserError
 from alda.types import Metrics
 
+Code = Float[Tensor, "n l"]
 Codebook = Literal["absent", "none", "quant"]
 
 
@@ -37,20 +38,22 @@ class LatentConfig:
 
 
 class LatentOutput(NamedTuple):
-    policy: Float[Tensor, "n l"]  # what actor and critic read
-    decode: Float[Tensor, "n l"]  # what the decoder reads; its gradient reaches the encoder
+    policy: Code  # the code for actor and critic
+    decode: Code  # the code for the decoder; its gradient reaches the encoder
     loss: Float[Tensor, ""]  # regulariser of the encoder and of the latent model's own values
     metrics: Metrics  # parts of that loss
 
 
 class LatentModel(nn.Module, ABC):
-    """Maps encoder outputs, frame by frame, to the code that the agent acts on.
+    """Map from encoder outputs, frame by frame, to the code that the agent acts on and decodes.
 
-    Raises UserError for a config that it cannot follow.
+    A model defines `code` and, if it has any, its `regulariser`. Raises UserError for a config that it cannot follow.
     """
 
     codebook: ClassVar[Codebook] = "absent"
     """Whether there are stored values, and if so, what moves them unless the config says otherwise."""
+    straight_through: ClassVar[bool] = False
+    """Whether the decoder's gradient passes the model unchanged, instead of by the slope of `code`."""
 
     def __init__(self, config: LatentConfig) -> None:
         super().__init__()
@@ -61,44 +64,54 @@ class LatentModel(nn.Module, ABC):
                 raise UserError(f"--agent.codebook-grad {self.codebook_grad} needs a latent model with a codebook")
             self.codebook_grad = "none"
 
+    def forward(self, encoded: Code) -> LatentOutput:
+        """Return the code for the policy, the code for the decoder, and the regulariser."""
+        code = self.code(encoded)
+        decode = straight_through(code.detach(), encoded) if self.straight_through else code
+        return LatentOutput(self.policy_code(encoded), decode, *self.regulariser(encoded, code))
+
+    def policy_code(self, encoded: Code) -> Code:
+        """Return the code for actor and critic, with the gradient that config.critic_grad lets pass to the encoder."""
+        if self.config.critic_grad == "soft":
+            return self.code(encoded)
+        code = self.code(encoded.detach())  # stored values may still learn from it
+        return straight_through(code, encoded) if self.config.critic_grad == "ste" else code
+
     @abstractmethod
-    def forward(self, encoded: Float[Tensor, "n l"]) -> LatentOutput:
-        """The code for the policy, the code for the decoder, and the regulariser."""
+    def code(self, encoded: Code) -> Code:
+        """Return the code, differentiable as far as it has a slope."""
+
+    def regulariser(self, encoded: Code, code: Code) -> tuple[Float[Tensor, ""], Metrics]:
+        """Return a loss of the encoder and of the model's own values, and its parts."""
+        return encoded.new_zeros(()), {}
 
     def decoder_loss(self, decoder: nn.Module) -> Float[Tensor, ""] | float:
-        """What the latent model adds to the loss of the decoder's weights."""
+        """Return the latent model's addition to the loss of the decoder's weights."""
         return 0.0
 
-    def diagnose(self, encoded: Float[Tensor, "n l"]) -> Metrics:
-        """Numbers that say how the latents are used."""
+    def diagnose(self, encoded: Code) -> Metrics:
+        """Return numbers that tell how the latents are used."""
         return {}
 
-    def nearest(self, encoded: Float[Tensor, "n l"]) -> Int[Tensor, "n l"] | None:
-        """The stored value that each latent comes closest to; None where there are none."""
+    def nearest(self, encoded: Code) -> Int[Tensor, "n l"] | None:
+        """Return the index of the stored value nearest to each latent; None where no values are stored."""
         return None
 
-    def sweep(self, code: Float[Tensor, "n l"], count: int) -> Float[Tensor, "l v"]:
-        """`count` codes over the range of every latent: here, of these."""
+    def sweep(self, code: Code, count: int) -> Float[Tensor, "l v"]:
+        """Return `count` values over the range of every latent; here, the range of the given codes."""
         return over_range(code, count)
 
-    def critic_view(
-        self, encoded: Float[Tensor, "n l"], code: Float[Tensor, "n l"], soft: Float[Tensor, "n l"]
-    ) -> Float[Tensor, "n l"]:
-        """The code with the gradient that config.critic_grad lets pass to the encoder; soft: with its own."""
-        views = {"none": code, "ste": straight_through(code, encoded), "soft": soft}
-        return views[self.config.critic_grad]
 
-
-def straight_through(code: Float[Tensor, "n l"], encoded: Float[Tensor, "n l"]) -> Float[Tensor, "n l"]:
-    """The code, with gradient one to the encoder besides its own."""
+def straight_through(code: Code, encoded: Code) -> Code:
+    """Return the code with an additional gradient of one to the encoder."""
     return code + (encoded - encoded.detach())  # the difference is exactly zero
 
 
-def over_range(code: Float[Tensor, "n l"], count: int) -> Float[Tensor, "l v"]:
-    """`count` numbers from the lowest to the highest of each latent."""
+def over_range(code: Code, count: int) -> Float[Tensor, "l v"]:
+    """Return `count` numbers from the lowest to the highest of each latent."""
     return evenly(code.amin(0), code.amax(0), count)
 
 
 def evenly(low: Float[Tensor, " l"], high: Float[Tensor, " l"], count: int) -> Float[Tensor, "l v"]:
-    """`count` numbers from low to high, for each of both."""
+    """Return `count` evenly spaced numbers from each low to its high."""
     return low[:, None] + (high - low)[:, None] * torch.linspace(0, 1, count, dtype=low.dtype, device=low.device)

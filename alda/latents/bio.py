@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from alda.latents.base import LatentModel, LatentOutput
+from alda.latents.base import Code, LatentModel
+from alda.types import Metrics
 
 _PIXELS = 3 * 64 * 64
 _ACTIVITY, _WEIGHTS = 0.5 / _PIXELS, 0.03 / _PIXELS
@@ -23,11 +24,12 @@ _NEGATIVE, _ENERGY = 1.0, 0.01
 class BioLatent(LatentModel):
     """Rectified latents with an energy cost on activity and on the decoder's dense weights."""
 
-    def forward(self, encoded: Float[Tensor, "n l"]) -> LatentOutput:
-        code = encoded.relu()
+    def code(self, encoded: Code) -> Code:
+        return encoded.relu()
+
+    def regulariser(self, encoded: Code, code: Code) -> tuple[Float[Tensor, ""], Metrics]:
         energy = code.square().sum(-1).mean()
-        policy = self.critic_view(encoded, code.detach(), code)
-        return LatentOutput(policy, code, _ACTIVITY * energy, {"energy": energy.detach()})
+        return _ACTIVITY * energy, {"energy": energy.detach()}
 
     def decoder_loss(self, decoder: nn.Module) -> Float[Tensor, ""]:
         dense = [module.weight for module in decoder.modules() if isinstance(module, nn.Linear)]
@@ -37,8 +39,9 @@ class BioLatent(LatentModel):
 class BioPenaltyLatent(LatentModel):
     """Linear latents that pay for being negative, and for their size."""
 
-    def forward(self, encoded: Float[Tensor, "n l"]) -> LatentOutput:
+    def code(self, encoded: Code) -> Code:
+        return encoded
+
+    def regulariser(self, encoded: Code, code: Code) -> tuple[Float[Tensor, ""], Metrics]:
         negative, energy = (-encoded).relu().mean(), encoded.square().mean()
-        policy = self.critic_view(encoded, encoded.detach(), encoded)
-        metrics = {"negative": negative.detach(), "energy": energy.detach()}
-        return LatentOutput(policy, encoded, _NEGATIVE * negative + _ENERGY * energy, metrics)
+        return _NEGATIVE * negative + _ENERGY * energy, {"negative": negative.detach(), "energy": energy.detach()}

@@ -1,6 +1,12 @@
-"""One scalar codebook per latent: what associative retrieval (ALDA) and the nearest value (QLAE) share.
+"""One scalar codebook per latent: ALDA's association and QLAE's nearest value.
 
-encoded x -> weights of the stored values V -> their weighted sum -> code
+    encoded x -> weights of the stored values V_k -> their weighted sum -> code
+
+    associative   softmax_k(-beta |x - V_k|)     ALDA (Batra & Sukhatme, 2025), section 4.2, equation 6
+    quantized     1 for the least |x - V_k|      QLAE (Hsu et al., 2023)
+
+Read as a modern Hopfield network, the associative values are its memories and beta its inverse temperature. For every
+beta a latent outside the codebook's range retrieves exactly what the nearest end of the range retrieves.
 """
 
 from abc import abstractmethod
@@ -11,18 +17,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from alda.errors import UserError
-from alda.latents.base import Codebook, LatentConfig, LatentModel, LatentOutput, evenly, straight_through
+from alda.latents.base import Code, Codebook, LatentConfig, LatentModel, evenly
 from alda.types import Metrics
 
 
 class CodebookLatent(LatentModel):
-    """Retrieval with a straight-through estimator; variants say how the stored values are weighted.
+    """Retrieval with a straight-through estimator; subclasses define how the stored values are weighted.
 
     config: number of latents L and values V, and gradient switches; see LatentConfig.
     values: the codebooks [L, V], initially evenly spaced over `codebook_range` (1 = one unit of encoder output).
     """
 
     codebook: ClassVar[Codebook] = "none"
+    straight_through: ClassVar[bool] = True
 
     def __init__(self, config: LatentConfig) -> None:
         super().__init__(config)
@@ -35,47 +42,40 @@ class CodebookLatent(LatentModel):
         self.values = nn.Parameter(values, requires_grad=self.codebook_grad != "none")  # [L, V]
 
     @abstractmethod
-    def weights(self, encoded: Float[Tensor, "n l"], values: Float[Tensor, "l v"]) -> Float[Tensor, "n l v"]:
-        """How much each stored value counts for each latent; they sum to one."""
+    def weights(self, encoded: Code, values: Float[Tensor, "l v"]) -> Float[Tensor, "n l v"]:
+        """Return the weight of each stored value for each latent; they sum to one."""
 
-    def retrieve(self, encoded: Float[Tensor, "n l"], values: Float[Tensor, "l v"]) -> Float[Tensor, "n l"]:
-        """What the stored values give for each latent."""
+    def retrieve(self, encoded: Code, values: Float[Tensor, "l v"]) -> Code:
+        """Return the weighted sum of stored values for each latent."""
         return (self.weights(encoded, values) * values).sum(-1)
 
-    def forward(self, encoded: Float[Tensor, "n l"]) -> LatentOutput:
+    def code(self, encoded: Code) -> Code:
+        return self.retrieve(encoded, self.values if "critic" in self.codebook_grad else self.values.detach())
+
+    def regulariser(self, encoded: Code, code: Code) -> tuple[Float[Tensor, ""], Metrics]:
+        """Return the commitment loss and, where the codebook learns by it, the quantisation loss."""
         c = self.config
         retrieved = self.retrieve(encoded.detach(), self.values)  # differentiable in the values alone
-        soft = c.critic_grad == "soft"
-        policy = self.critic_view(
-            encoded,
-            self._for_critic(retrieved),
-            self.retrieve(encoded, self._for_critic(self.values)) if soft else retrieved,
-        )
         commitment = (encoded - retrieved.detach()).square().mean()
         quantization = (encoded.detach() - retrieved).square().mean()
         loss = c.lambda_commit * commitment
         if "quant" in self.codebook_grad:
             loss = loss + c.lambda_quant * quantization
-        metrics = {"commitment": commitment.detach(), "quantization": quantization.detach()}
-        return LatentOutput(policy, straight_through(retrieved.detach(), encoded), loss, metrics)
+        return loss, {"commitment": commitment.detach(), "quantization": quantization.detach()}
 
-    def _for_critic(self, x: Tensor) -> Tensor:
-        """The same numbers, cut from the codebook unless the critic is meant to move it."""
-        return x if "critic" in self.codebook_grad else x.detach()
-
-    def nearest(self, encoded: Float[Tensor, "n l"]) -> Int[Tensor, "n l"]:
-        """Counted from the lowest value of each latent, whatever order learning has brought them into."""
+    def nearest(self, encoded: Code) -> Int[Tensor, "n l"]:
+        """Return ranks: 0 is the lowest value of each latent, whatever order learning has brought them into."""
         rank = self.values.argsort(-1).argsort(-1).expand(len(encoded), -1, -1)
         return rank.gather(-1, self.weights(encoded, self.values).argmax(-1, keepdim=True)).squeeze(-1)
 
     @torch.no_grad()
-    def sweep(self, code: Float[Tensor, "n l"], count: int) -> Float[Tensor, "l v"]:
-        """From the lowest stored value to the highest."""
+    def sweep(self, code: Code, count: int) -> Float[Tensor, "l v"]:
+        """Return `count` values from the lowest stored one to the highest."""
         return evenly(self.values.amin(-1), self.values.amax(-1), count)
 
     @torch.no_grad()
-    def diagnose(self, encoded: Float[Tensor, "n l"]) -> Metrics:
-        """How far retrieval moves the latents, how many lie outside the codebook, and how much of it is used.
+    def diagnose(self, encoded: Code) -> Metrics:
+        """Return how far retrieval moves the latents, how many lie outside the codebook, and how much of it is used.
 
         values_used and perplexity are means over latents (1 to V); entropy is that of the retrieval weights, in nats.
         """
@@ -91,6 +91,33 @@ class CodebookLatent(LatentModel):
         }
 
 
+class AssociativeLatent(CodebookLatent):
+    """One scalar codebook per latent with softmax retrieval (ALDA, equation 6) and a straight-through estimator.
+
+    Usable on its own: `AssociativeLatent(LatentConfig(num_latents=8))` maps [N, 8] to a `LatentOutput`.
+    """
+
+    def weights(self, encoded: Code, values: Float[Tensor, "l v"]) -> Float[Tensor, "n l v"]:
+        distance = (encoded[..., None] - values).abs()
+        return torch.softmax(-self.config.beta * distance, dim=-1)
+
+
+class QuantizedLatent(CodebookLatent):
+    """One scalar codebook per latent, nearest value, straight-through estimator. The values follow the encoder by the
+    quantisation loss; with --agent.codebook-grad none they stay evenly spaced."""
+
+    codebook: ClassVar[Codebook] = "quant"
+
+    def __init__(self, config: LatentConfig) -> None:
+        super().__init__(config)
+        if config.critic_grad == "soft":
+            raise UserError("the nearest value has no slope for --agent.critic-grad soft to pass; use ste")
+
+    def weights(self, encoded: Code, values: Float[Tensor, "l v"]) -> Float[Tensor, "n l v"]:
+        distance = (encoded[..., None] - values).abs()
+        return one_hot(distance.argmin(-1), distance)
+
+
 def one_hot(index: Tensor, like: Float[Tensor, "n l v"]) -> Float[Tensor, "n l v"]:
-    """torch's own looks at the index, which makes the host wait."""
+    """Return one-hot rows; torch's own function reads the index, which makes the host wait."""
     return (index[..., None] == torch.arange(like.shape[-1], device=like.device)).to(like.dtype)

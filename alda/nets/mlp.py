@@ -16,15 +16,15 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {"elu": nn.ELU, "gelu": nn.GELU
 def mlp(
     in_dim: int, hidden_dim: int, out_dim: int, activation: Activation, depth: int = 2, *, norm: bool = False
 ) -> nn.Sequential:
-    """depth: hidden layers. norm: layer normalisation before each activation."""
-    act, widths = ACTIVATIONS[activation], (in_dim, *[hidden_dim] * depth)
-    normed = [nn.LayerNorm] if norm else []
-    hidden = [m for i, o in pairwise(widths) for m in (nn.Linear(i, o), *(layer(o) for layer in normed), act())]
-    return nn.Sequential(*hidden, nn.Linear(widths[-1], out_dim))
+    """Return a network of `depth` hidden layers; norm: layer normalisation before each activation."""
+    layers: list[nn.Module] = []
+    for i, o in pairwise((in_dim, *[hidden_dim] * depth)):
+        layers += [nn.Linear(i, o), *[nn.LayerNorm(o)] * norm, ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers, nn.Linear(hidden_dim, out_dim))
 
 
 def trunk(in_dim: int, out_dim: int) -> nn.Sequential:
-    """Normalised bottleneck at the foot of each head."""
+    """Return the normalised bottleneck at the foot of a head."""
     return nn.Sequential(nn.Linear(in_dim, out_dim), nn.LayerNorm(out_dim), nn.Tanh())
 
 
@@ -73,7 +73,7 @@ class Critic(nn.Module):
 
 @torch.no_grad()
 def initialize_(module: nn.Module) -> None:
-    """Initialisation of SAC from pixels, for `Module.apply`.
+    """Initialise a layer as in SAC from pixels, for `Module.apply`.
 
     Linear layers orthogonal with zero bias. Square convolutions delta-orthogonal: zero but for one tap, at
     (k//2, k//2), which holds an orthogonal matrix. Everything else keeps PyTorch's default.

@@ -1,4 +1,4 @@
-"""What turns pixels into the features that actor and critic share: all that acting needs, no more."""
+"""Networks from pixels to the features that actor and critic share."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -8,39 +8,39 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from alda.nets.conv import StackEncoder
-from alda.types import EnvSpec, Seen, Transition
+from alda.types import EnvSpec, Features, Obs, Seen, Transition
 
 
 class TransitionFeatures(NamedTuple):
     """Features of both observations of a batch of transitions."""
 
-    obs: Float[Tensor, "b d"]
-    next_obs: Float[Tensor, "b d"]  # without gradient
+    obs: Features
+    next_obs: Features  # without gradient
     encoded: Float[Tensor, "n l"] | None = None  # of the frames that a decoder learns from, with gradient
 
 
 class Representation(nn.Module, ABC):
     out_dim: int
     one_pass: bool = False
-    """Whether `encode_transition` encodes frames obs and next_obs share only once; set by training/acceleration."""
+    """Whether `encode_transition` encodes frames that obs and next_obs share once; set by training/acceleration."""
 
     @abstractmethod
-    def forward(self, obs: Seen) -> Float[Tensor, "b d"]:
-        """Features of a stack of frames; where frames have codes, of a stack of codes as well."""
+    def forward(self, obs: Seen) -> Features:
+        """Return features of a stack of frames or, where frames have codes, of a stack of codes."""
 
     def encode_transition(self, batch: Transition) -> TransitionFeatures:
-        """Features of obs, and of next_obs without gradient."""
+        """Return features of obs, and of next_obs without gradient."""
         with torch.no_grad():
             next_features = self(batch.next_obs)
         return TransitionFeatures(self(batch.obs), next_features)
 
     def critic_trained(self) -> list[nn.Module]:
-        """Parts that the critic loss trains."""
+        """Return the parts that the critic loss trains."""
         return [self]
 
 
 class PixelEncoder(Representation):
-    """Convolutions over the stacked frames; channels, depth, halvings and last_relu as of StackEncoder."""
+    """Convolutions over the stacked frames; see StackEncoder for its options."""
 
     def __init__(
         self, spec: EnvSpec, channels: int = 32, depth: int = 11, halvings: int = 1, *, last_relu: bool = False
@@ -49,7 +49,7 @@ class PixelEncoder(Representation):
         self.net = StackEncoder(spec.frames, spec.image_size, channels, depth, halvings, last_relu=last_relu)
         self.out_dim = self.net.out_dim
 
-    def forward(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b d"]:
+    def forward(self, obs: Obs) -> Features:
         return self.net(to_float(obs.flatten(1, 2)))
 
 
@@ -62,10 +62,10 @@ class FrameCodes(Representation):
     """Names of the modules that make a code of a frame."""
 
     @abstractmethod
-    def codes(self, obs: UInt8[Tensor, "b f c h w"]) -> Float[Tensor, "b f l"]:
-        """The code of each frame, for actor and critic."""
+    def codes(self, obs: Obs) -> Float[Tensor, "b f l"]:
+        """Return the code of each frame, for actor and critic."""
 
-    def forward(self, obs: Seen) -> Float[Tensor, "b d"]:
+    def forward(self, obs: Seen) -> Features:
         return self.history(obs if obs.is_floating_point() else self.codes(obs))
 
     def read_codes_only(self) -> None:
@@ -75,5 +75,5 @@ class FrameCodes(Representation):
 
 
 def to_float(image: UInt8[Tensor, "*n c h w"]) -> Float[Tensor, "*n c h w"]:
-    """Pixel values in [0, 1]."""
+    """Convert bytes to pixel values in [0, 1]."""
     return image.to(torch.get_default_dtype()) / 255

@@ -1,9 +1,7 @@
-"""Recurrent state-space model (Hafner et al., 2019): what is known of the world, carried from step to step.
+"""Recurrent state-space model (Hafner et al., 2019): a belief about the environment, carried from step to step.
 
-    belief, action -> GRU -> deter -+--------------> prior: the state as expected
-                                    '-- + frame ---> posterior: the state as seen
-
-A belief is the GRU's memory and a sample of the state; the next one begins with both.
+belief, action -> GRU -> deter -+--------------> prior: the state as expected
+                                '-- + frame ---> posterior: the state as seen
 """
 
 from typing import NamedTuple
@@ -17,6 +15,8 @@ from alda.nets.mlp import mlp
 
 
 class Belief(NamedTuple):
+    """The GRU's memory and a sample of the stochastic state."""
+
     deter: Float[Tensor, "*n d"]
     stoch: Float[Tensor, "*n s"]
 
@@ -29,7 +29,7 @@ class Belief(NamedTuple):
 
 
 class Gaussian(NamedTuple):
-    """Of independent numbers."""
+    """Distribution of independent numbers."""
 
     mean: Float[Tensor, "*n s"]
     std: Float[Tensor, "*n s"]
@@ -57,12 +57,12 @@ class RSSM(nn.Module):
             nn.init.uniform_(parameter, -bound, bound)
 
     def initial(self, batch_size: int) -> Belief:
-        """Nothing is known."""
+        """Return the belief before anything is known: zeros."""
         zeros = self.gru.weight_hh.new_zeros
         return Belief(zeros(batch_size, self.deter_dim), zeros(batch_size, self.stoch_dim))
 
     def advance(self, belief: Belief, action: Float[Tensor, "b a"]) -> Float[Tensor, "b d"]:
-        """The memory after an action."""
+        """Return the memory after an action."""
         return self.gru(self.mix(torch.cat([belief.stoch, action], dim=-1)), belief.deter)
 
     def prior(self, deter: Float[Tensor, "*n d"]) -> Gaussian:
@@ -72,16 +72,16 @@ class RSSM(nn.Module):
         return gaussian(self.posterior_net(self.from_deter(deter) + from_embed))
 
     def imagine(self, belief: Belief, action: Float[Tensor, "b a"]) -> Belief:
-        """One step without seeing what came of it."""
+        """Advance by one step without an observation."""
         deter = self.advance(belief, action)
         return Belief(deter, self.prior(deter).rsample())
 
     def observe(
         self, embed: Float[Tensor, "b t e"], action: Float[Tensor, "b t a"], first: Bool[Tensor, "b t"]
     ) -> tuple[Belief, Gaussian, Gaussian]:
-        """Beliefs, priors and posteriors along sequences.
+        """Return beliefs, priors and posteriors along sequences.
 
-        action: what led to each frame. first: where an episode begins; nothing from before is known there.
+        action: the one that led to each frame. first: where an episode begins, with an empty belief and no action.
         """
         kept = (~first).to(embed.dtype)[..., None]  # [B, T, 1]
         from_embed, action = self.from_embed(embed), action * kept
@@ -98,11 +98,12 @@ class RSSM(nn.Module):
 
 
 def gaussian(parameters: Float[Tensor, "*n p"]) -> Gaussian:
+    """Return the Gaussian of network outputs, whose standard deviation is at least 0.1."""
     mean, std = parameters.chunk(2, dim=-1)
     return Gaussian(mean, F.softplus(std) + 0.1)
 
 
 def kl_divergence(p: Gaussian, q: Gaussian) -> Float[Tensor, "*n"]:
-    """KL(p || q) in nats, summed over the last axis."""
+    """Return KL(p || q) in nats, summed over the last axis."""
     ratio = p.std / q.std
     return 0.5 * (ratio.square() + ((p.mean - q.mean) / q.std).square() - 1 - 2 * ratio.log()).sum(-1)

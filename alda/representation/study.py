@@ -277,7 +277,6 @@ def _one(job: Job, settings: Settings, device: str, done: Any) -> None:
     numbers = measure(agent, material, settings.shifts, seed=job.seed)
     job.result.parent.mkdir(parents=True, exist_ok=True)
     decoded = agent.reconstruct(material.shown().flatten(0, 1)[:, None])
-    assert decoded is not None
     write_strip(job.result.with_suffix(".png"), decoded)
     subject = {"task": job.folder.name, "latent": job.latent, "norm": job.norm, "seed": job.seed}
     made = {

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map, tree_map_only
 
 from alda.agents import Agent, make_agent
+from alda.agents.decoding import DecodingAgent
 from alda.config import Config, differences, from_json, load_config, spec_of, to_json
 from alda.envs.vector import LocalPool, Pool, Result, count_cores, open_pool
 from alda.errors import LearningError, UserError, WorkerError
@@ -384,8 +385,9 @@ class Run:
         if filmed:
             path = self.run_dir / "videos" / f"{when['step']:09d}_{shift}"
             write_video(path, side_by_side(agent, episode.observations), self.fps)
-        if shift == self.config.shifts[0] and (traversal := agent.traverse(seen)) is not None:
-            write_traversal(self.run_dir / "traversals" / f"{when['step']:09d}.png", traversal.cpu().numpy())
+        if shift == self.config.shifts[0] and isinstance(agent, DecodingAgent):
+            traversal = agent.traverse(seen).cpu().numpy()
+            write_traversal(self.run_dir / "traversals" / f"{when['step']:09d}.png", traversal)
         return {f"eval/{shift}/{name}": value.item() for name, value in agent.diagnose(seen).items()}
 
     def housekeeping(self) -> None:

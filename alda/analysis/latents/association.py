@@ -17,7 +17,7 @@ from torch import Tensor
 
 from alda.agents.alda import ALDA
 from alda.agents.base import Agent
-from alda.agents.decoding import psnr, to_pixels
+from alda.agents.decoding import DecodingAgent, LatentAgent, psnr, to_pixels
 from alda.agents.sac import SAC
 from alda.analysis.latents.look import (
     episode_steps,
@@ -97,8 +97,8 @@ class CodeView:
     """What an autoencoder makes of N observations, before retrieval and after it."""
 
     @torch.no_grad()
-    def __init__(self, agent: Agent, obs: UInt8[Tensor, "n f c h w"]) -> None:
-        latents = [latents for part in obs.split(64) if (latents := agent.latents(part))]
+    def __init__(self, agent: LatentAgent, obs: UInt8[Tensor, "n f c h w"]) -> None:
+        latents = [agent.latents(part) for part in obs.split(64)]
         self.frame = to_float(obs[:, -1])
         self.encoded = torch.cat([one.encoded for one in latents])  # [N, L]
         self.code = torch.cat([one.code for one in latents])
@@ -163,9 +163,9 @@ def compare_codes(agent: Agent, clean: CodeView, shifted: CodeView) -> dict[str,
             result.setdefault("outside", {})[name] = rounded(outside)
     if clean.nearest is not None and shifted.nearest is not None:
         result["same_value"] = rounded((clean.nearest == shifted.nearest).double().mean(0))
-    if agent.decode(clean.code[:1]) is not None:
+    if isinstance(agent, DecodingAgent):
         for when, code in (("before", shifted.encoded), ("after", shifted.code)):
-            decoded = in_chunks(agent.decode, code)  # type: ignore[arg-type]
+            decoded = in_chunks(agent.decode, code)
             quality = {"clean twin": psnr(decoded, clean.frame), "frame seen": psnr(decoded, shifted.frame)}
             result.setdefault("psnr", {})[when] = {name: rounded(value) for name, value in quality.items()}
     return result
@@ -295,9 +295,9 @@ def _examples(agent: SAC, clean: View, shifted: View, shift: str) -> dict[str, l
     """Rows of pictures, a column for each of a few states."""
     chosen = np.linspace(0, len(clean.code) - 1, _EXAMPLES).round().astype(int)
     rows = {"train": clean.frame, shift: shifted.frame}
-    if agent.decode(clean.code[:1]) is not None:
+    if isinstance(agent, DecodingAgent):
         codes = {"train,\ndecoded": clean.code, "before\nretrieval": shifted.encoded, "after": shifted.code}
-        rows |= {name: agent.decode(code[chosen]) for name, code in codes.items()}  # type: ignore[misc]
+        rows |= {name: agent.decode(code[chosen]) for name, code in codes.items()}
     return {
         name: list(to_pixels(images if len(images) == _EXAMPLES else images[chosen]).cpu().numpy())
         for name, images in rows.items()

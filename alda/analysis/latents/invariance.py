@@ -133,9 +133,7 @@ def judge(policy: Policy, frame: np.ndarray, elsewhere: np.ndarray) -> tuple[dic
         features, others = (agent.representation(still(part, policy)) for part in (frame, elsewhere))
         action, changed = (agent.actor(part).mode for part in (features, others))
         q, q_elsewhere = (agent.critic(part, action).amin(0) for part in (features, others))
-    latents = agent.latents(still(frame, policy))
-    assert latents is not None
-    code = latents.code.detach().requires_grad_()
+    code = agent.latents(still(frame, policy)).code.detach().requires_grad_()
     q_of_code(agent, code, action, policy.spec.frames).sum().backward()
     assert code.grad is not None
     sensitivity = code.grad.abs().mean(0) * code.detach().std(0)

@@ -20,6 +20,7 @@ from rich.progress import (
 from torch import Tensor
 
 from alda.agents.base import Agent
+from alda.agents.decoding import DecodingAgent, LatentAgent
 from alda.agents.sac import SAC
 from alda.analysis.libraries import optional
 from alda.envs.tasks import action_repeat_of
@@ -43,14 +44,19 @@ def stacked(observations: list[UInt8[np.ndarray, "f c h w"]], policy: Policy) ->
     return torch.from_numpy(np.stack(observations)).to(next(policy.agent.parameters()).device)
 
 
-def require_latents(policy: Policy, *, decoded: bool = False) -> None:
-    """Raises UserError for a method that finds no latents in a frame, or, if asked for, cannot decode them."""
-    config = policy.config
-    latents = policy.agent.latents(stacked([np.zeros(policy.spec.obs_shape, np.uint8)], policy))
-    if latents is None:
-        raise UserError(f"{config.method} has no latents of a single frame to look at")
-    if decoded and policy.agent.decode(latents.code) is None:
-        raise UserError(f"{config.method} has no decoder, so there is nothing to see of its latents")
+def require_latents(policy: Policy) -> LatentAgent:
+    """Return the agent. Raises UserError for a method that finds no latents in a frame."""
+    if not isinstance(policy.agent, LatentAgent):
+        raise UserError(f"{policy.config.method} has no latents of a single frame to look at")
+    return policy.agent
+
+
+def require_decoder(policy: Policy) -> DecodingAgent:
+    """Return the agent. Raises UserError for a method that cannot decode latents of a frame."""
+    agent = require_latents(policy)
+    if not isinstance(agent, DecodingAgent):
+        raise UserError(f"{policy.config.method} has no decoder, so there is nothing to see of its latents")
+    return agent
 
 
 def require_critic(policy: Policy) -> SAC:

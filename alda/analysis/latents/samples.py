@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Real, UInt8
 from torch import Tensor
 
-from alda.analysis.latents.look import Begin, episode_steps, in_chunks
+from alda.analysis.latents.look import Begin, episode_steps, in_chunks, require_latents
 from alda.analysis.latents.studio import CAMERA_REACH, COLORS, NUISANCES, open_studio, read_joints
 from alda.analysis.paired_rollouts import twins
 from alda.errors import UserError
@@ -100,10 +100,10 @@ def still(frame: UInt8[np.ndarray, "n 3 h w"], policy: Policy) -> UInt8[Tensor, 
 @torch.no_grad()
 def read_latents(policy: Policy, frame: UInt8[np.ndarray, "n 3 h w"]) -> Real[np.ndarray, "n l"]:
     """The latents of frames: which stored value each retrieves, where values are stored; else the code."""
+    agent = require_latents(policy)
 
     def read(part: Tensor) -> Tensor:
-        latents = policy.agent.latents(part)
-        assert latents is not None
+        latents = agent.latents(part)
         return latents.code if latents.nearest is None else latents.nearest
 
     return in_chunks(read, still(frame, policy)).cpu().numpy()

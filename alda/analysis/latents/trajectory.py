@@ -95,8 +95,8 @@ def analyze_trajectory(
 @torch.no_grad()
 def _read(policy: Policy, seen: list[np.ndarray]) -> tuple[Float[np.ndarray, "t l"], Float[np.ndarray, "t d"]]:
     """Codes of the newest frames and features of the stacks."""
-    agent, obs = policy.agent, stacked(seen, policy)
-    code = in_chunks(lambda part: agent.latents(part).code, obs)  # type: ignore[union-attr]
+    agent, obs = require_latents(policy), stacked(seen, policy)
+    code = in_chunks(lambda part: agent.latents(part).code, obs)
     feature = in_chunks(agent.representation, obs)  # type: ignore[arg-type]
     return code.cpu().double().numpy(), feature.cpu().double().numpy()
 

@@ -8,13 +8,12 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from alda.agents.base import Agent
-from alda.agents.decoding import to_pixels, traversal_codes
+from alda.agents.decoding import DecodingAgent, to_pixels, traversal_codes
 from alda.analysis.latents.look import (
     episode_steps,
     named,
     progress,
-    require_latents,
+    require_decoder,
     result_files,
     rounded,
     stacked,
@@ -49,7 +48,7 @@ def analyze_traversal(
     if not 1 <= shown <= states or values < 2 or seed < 0:
         raise UserError("--shown must be from 1 to --states, --values at least 2 and --seed not negative")
     policy = load(run)
-    require_latents(policy, decoded=True)
+    agent = require_decoder(policy)
     picture, table = result_files(run, out, named("traversal", shift))
     with progress() as begin:
         step, seen, masks = begin("playing an episode", episode_steps(policy)), [], []
@@ -61,14 +60,14 @@ def analyze_traversal(
         obs, mask = stacked([seen[t] for t in chosen], policy), np.stack([masks[t] for t in chosen])
 
         step, effects, drawn = begin("decoding", states), [], []
-        code, sweep = ranges(policy.agent, obs, values)
+        code, sweep = ranges(agent, obs, values)
         for number in range(states):
-            led = lead(policy.agent, code[number], sweep)
+            led = lead(agent, code[number], sweep)
             effects.append(effect_of(led))
             if number < shown:
                 file = picture if shown == 1 else picture.with_stem(f"{picture.stem}_{number}")
                 drawn.append(file)
-                _draw(file, policy.agent, obs[number], code[number], led, sweep, effects[-1], mask[number])
+                _draw(file, agent, obs[number], code[number], led, sweep, effects[-1], mask[number])
             step()
     numbers = localise(np.stack(effects), mask)
     write_result(table, policy, {"shift": shift, "states": states, "swept": rounded(sweep), **numbers})
@@ -77,18 +76,16 @@ def analyze_traversal(
 
 
 @torch.no_grad()
-def ranges(agent: Agent, obs: UInt8[Tensor, "n f c h w"], count: int) -> tuple[Tensor, Tensor]:
+def ranges(agent: DecodingAgent, obs: UInt8[Tensor, "n f c h w"], count: int) -> tuple[Tensor, Tensor]:
     """Codes of observations [N, L], and `count` values over the range of each latent [L, V]."""
     latents = agent.latents(obs)
-    assert latents is not None
     return latents.code, agent.sweep(latents, count)
 
 
 @torch.no_grad()
-def lead(agent: Agent, code: Float[Tensor, " l"], sweep: Float[Tensor, "l v"]) -> Float[Tensor, "l v c h w"]:
+def lead(agent: DecodingAgent, code: Float[Tensor, " l"], sweep: Float[Tensor, "l v"]) -> Float[Tensor, "l v c h w"]:
     """What is decoded when each latent in turn takes each value, in [0, 1]."""
-    images = [agent.decode(codes) for codes in traversal_codes(code, sweep)]
-    return torch.stack([image for image in images if image is not None])
+    return torch.stack([agent.decode(codes) for codes in traversal_codes(code, sweep)])
 
 
 def effect_of(led: Float[Tensor, "l v c h w"]) -> Float[np.ndarray, "l h w"]:
@@ -136,7 +133,7 @@ def localise(effects: Float[np.ndarray, "n l h w"], mask: Bool[np.ndarray, "n h 
 
 def _draw(
     file: Path,
-    agent: Agent,
+    agent: DecodingAgent,
     obs: UInt8[Tensor, "f c h w"],
     code: Float[Tensor, " l"],
     led: Float[Tensor, "l v c h w"],
@@ -151,7 +148,6 @@ def _draw(
     blank = np.full(obs.shape[1:], 255, np.uint8)
     with torch.no_grad():
         decoded = agent.decode(code[None])
-    assert decoded is not None
     first = [obs[-1].cpu().numpy(), to_pixels(decoded)[0].cpu().numpy(), np.where(mask, blank, 0).astype(np.uint8)]
     rows, labels = [first + [blank] * (led.shape[1] - 2)], ["seen, decoded,\nthe agent's\npixels"]
     for i, row in enumerate(to_pixels(led.flatten(0, 1)).unflatten(0, led.shape[:2]).cpu().numpy()):
