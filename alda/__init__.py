@@ -1,4 +1,4 @@
-"""ALDA: agents that act from pixels and keep working when the world looks different."""
+"""ALDA: agents that act from pixels and keep working when the environment looks different."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

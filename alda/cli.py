@@ -54,7 +54,7 @@ def run(words: list[str]) -> None:
     """Run one command. Raises UserError for one that does not exist, and whatever the command raises."""
     first, second = [*words, "", ""][:2]
     if first in ("", "-h", "--help"):
-        return print(_help("", "Agents that act from pixels and keep working when the world looks different."))
+        return print(_help("", "Agents that act from pixels and keep working when the environment looks different."))
     if first == "--version":
         return print(import_module("alda").__version__)
     name = f"{first} {second}" if f"{first} {second}" in COMMANDS else first

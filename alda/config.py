@@ -1,8 +1,7 @@
-"""What defines a run. Saved with it as config.json, from which it can be rebuilt exactly."""
+"""Settings of a run. Saved with it as config.json, from which they can be rebuilt exactly."""
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -21,8 +20,8 @@ from alda.envs.rendering import Profile, default_profile
 from alda.envs.scene import Visuals
 from alda.envs.tasks import action_repeat_of, split_task
 from alda.envs.vector import default_workers
-from alda.errors import UserError
-from alda.provenance import World, describe_world
+from alda.errors import UserError, check_numbers
+from alda.provenance import Conditions, describe_conditions
 from alda.training.acceleration import Speed
 from alda.types import EnvSpec
 
@@ -46,6 +45,9 @@ class EnvConfig:
     reference: bool = False
     """Reproduce the pixels of the benchmarks' own code where ours differ on purpose (docs/environments.md); slower."""
 
+    def __post_init__(self) -> None:
+        check_numbers(self, "env")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -64,21 +66,18 @@ class Config:
     name: str = "default"
     """Name of the variant, part of the default run directory."""
     train_shift: str = "train"
-    """World to train in: the plain task (train), or a shifted one, as in SVEA trained on color_easy."""
+    """Shift to train under: the plain task (train), or another, as SVEA trained on color_easy."""
     shifts: tuple[str, ...] = ("train", "color_hard")
-    """Worlds to evaluate in while training; `alda envs` lists them. train is always the plain task."""
+    """Shifts to evaluate under while training; `alda envs` lists them. train is always the plain task."""
     eval_every: int = 10_000
     """Agent steps between evaluations; there is one before and one after training as well."""
     eval_episodes: int = 10
-    """Episodes per evaluation and world."""
+    """Episodes per evaluation and shift."""
     eval_workers: int | None = None
     """Processes that play evaluation episodes side by side (None: one per core, at most 16; 0: none but this one)."""
-    eval_beside: bool | None = None
-    """Whether learning goes on meanwhile; scores are those of the step at which an evaluation began (None: where the
-    agent lives on a GPU; on a CPU both would want the same cores)."""
     num_envs: int = 1
-    """Environments that collect experience side by side, each in its own process if there are more than one; every
-    agent step still brings its updates."""
+    """Environments that collect experience side by side, each in its own process if there are several; every agent
+    step still brings its updates."""
     video_every: int = 100_000
     """Agent steps between videos of an evaluation episode; the last evaluation always makes one (0: no videos)."""
     log_every: int = 500
@@ -86,110 +85,87 @@ class Config:
     checkpoint_minutes: float = 10.0
     """Minutes between checkpoints, besides those at evaluations and when interrupted."""
     replay_capacity: int = 1_000_000
-    """Transitions kept in replay; memory is only asked for as far as the run's steps need it."""
+    """Transitions kept in replay; a shorter run reserves memory for its own steps only."""
     replay_device: str | None = None
     """Where the replay lives: cpu or cuda (None: where the agent does)."""
     device: str | None = None
     """Where the agent lives: cpu or cuda (None: cuda where there is one)."""
     threads: int | None = None
-    """Threads that PyTorch computes with on a CPU (None: one per core). Small networks learn faster with 1; if a core
-    is left then, the training environment gets a process of its own and plays while the agent learns."""
+    """Threads that PyTorch uses on a CPU (None: one per core). Small networks learn faster with 1; on a free core the
+    training environment then runs in a process of its own while the agent learns."""
     speed: Speed = "fast"
-    """plain: one thing after the other, in float32. fast: no frame encoded twice, image layers in bfloat16 where the
-    hardware has it, fused optimisers, memory kept, CUDA graphs on a GPU (docs/speed.md)."""
+    """plain: float32 and nothing shared. fast: no frame encoded twice, image layers in bfloat16 where the hardware has
+    it, fused optimisers, memory kept, CUDA graphs on a GPU (docs/speed.md)."""
     compile: bool = False
-    """Fuse what lies between convolutions by PyTorch's compiler, with --speed fast: half a minute or more at the first
-    updates, some seconds at later runs. Needs a C++ compiler."""
+    """Fuse the layers between convolutions by PyTorch's compiler, with --speed fast: half a minute or more at the first
+    updates, some seconds in later runs. Needs a C++ compiler."""
 
-    def make_env(self, shift: str = "train", seed: int | None = None) -> DMCEnv:
-        return self.env_maker()(shift=shift, seed=self.seed if seed is None else seed)
-
-    def env_maker(self) -> Callable[..., DMCEnv]:
-        """make_env with all but the shift filled in; can be sent to another process."""
-        return partial(make_env, seed=self.seed, data=self.data, **vars(self.env))
-
-    def worlds(self) -> dict[str, World]:
-        """The worlds to evaluate in, each with what makes its scores comparable (records.describe_world).
-
-        Makes real backgrounds ready, if there are any; raises UserError where they are not complete.
-        """
-        return {shift: self.world(shift) for shift in self.shifts}
-
-    def trained_in(self) -> World:
-        """The same of the world to train in."""
-        return self.world(self.train_shift)
-
-    def world(self, shift: str) -> World:
-        made_of = make_shift(shift=shift, data=self.data, **vars(self.env)).prepare()
-        return describe_world(made_of, **vars(self.env))
-
-    @property
-    def method(self) -> str:
-        return method_name(self.agent)
-
-    def resolved(self) -> "Config":
-        """The same with everything that was left open decided. Raises UserError for what cannot work."""
-        self._check()
-        env = dataclasses.replace(
-            self.env,
-            action_repeat=self.env.action_repeat or action_repeat_of(self.env.task),
-            profile=self.env.profile or default_profile(),
-        )
-        data = dataclasses.replace(
-            self.data, **{name: path.absolute() for name, path in vars(self.data).items() if path is not None}
-        )
-        workers = default_workers() if self.eval_workers is None else self.eval_workers
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        run_dir = self.run_dir or Path("runs", env.task, self.method, self.name, f"s{self.seed}")
-        return dataclasses.replace(
-            self,
-            env=env,
-            data=data,
-            eval_workers=workers,
-            eval_beside=device.startswith("cuda") and workers > 0 if self.eval_beside is None else self.eval_beside,
-            device=device,
-            replay_device=self.replay_device or device,
-            run_dir=run_dir,
-        )
-
-    def _check(self) -> None:
-        split_task(self.env.task)
+    def __post_init__(self) -> None:
+        check_numbers(self, from_zero=("seed", "video_every", "eval_workers"))
         if not self.shifts:
-            raise UserError("--shifts needs at least one world to evaluate in")
-        for shift in (self.train_shift, *self.shifts):
-            make_shift(shift=shift, data=self.data, **vars(self.env))
-        for name, value in {**vars(self), **_named("agent", self.agent), **_named("env", self.env)}.items():
-            flag = "--" + name.replace("_", "-")
-            if name in ("seed", "video_every", "eval_workers", *(f"agent.{zero}" for zero in self.agent.from_zero)):
-                if value is not None and not 0 <= value < 2**32:
-                    raise UserError(f"{flag} must be from 0 to 2^32 - 1, not {value}")
-            elif isinstance(value, int) and not isinstance(value, bool) and value < 1:
-                raise UserError(f"{flag} must be at least 1, not {value}")
-            elif isinstance(value, float) and not (math.isfinite(value) and value >= 0):
-                raise UserError(f"{flag} must be a number from 0 on, not {value}")
-            elif isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], float) and value[0] >= value[1]:
-                raise UserError(f"{flag} must be a lower and a higher number, not {value[0]} {value[1]}")
+            raise UserError("--shifts needs at least one shift to evaluate under")
         if self.steps % self.num_envs:
             raise UserError(f"--steps must be a multiple of --num-envs, which {self.steps} is not of {self.num_envs}")
         least = self.agent.least_capacity * self.num_envs
         if self.replay_capacity < least:
             raise UserError(f"--replay-capacity must be at least {least} for this method, not {self.replay_capacity}")
-        if self.eval_beside and self.eval_workers == 0:
-            raise UserError("--eval-beside needs processes that play, but there are --eval-workers 0")
         if self.compile and self.speed == "plain":
             raise UserError("--compile is a part of --speed fast, not of --speed plain")
-        if self.agent.discount > 1:
-            raise UserError(f"--agent.discount must be from 0 to 1, not {self.agent.discount}")
-        for device in (self.device, self.replay_device):
-            check_device(device or "cpu")
 
+    @property
+    def method(self) -> str:
+        return method_name(self.agent)
 
-def _named(section: str, settings: Any) -> dict[str, Any]:
-    return {f"{section}.{name}": value for name, value in vars(settings).items()}
+    def make_env(self, shift: str = "train", seed: int | None = None) -> DMCEnv:
+        return self.env_maker()(shift=shift, seed=self.seed if seed is None else seed)
+
+    def env_maker(self) -> Callable[..., DMCEnv]:
+        """Return make_env with all but the shift filled in; it can be sent to another process."""
+        return partial(make_env, seed=self.seed, data=self.data, **vars(self.env))
+
+    def conditions(self, shift: str) -> Conditions:
+        """Return what makes scores under a shift comparable (alda.provenance.describe_conditions).
+
+        Prepare its real backgrounds, if it has any; raise UserError where they are not complete.
+        """
+        made_of = make_shift(shift=shift, data=self.data, **vars(self.env)).prepare()
+        return describe_conditions(made_of, **vars(self.env))
+
+    def eval_conditions(self) -> dict[str, Conditions]:
+        """Return the conditions of every shift to evaluate under."""
+        return {shift: self.conditions(shift) for shift in self.shifts}
+
+    def resolved(self) -> "Config":
+        """Return this config with every open setting decided.
+
+        Raises UserError for a task, shift or device that does not exist here.
+        """
+        split_task(self.env.task)
+        for shift in (self.train_shift, *self.shifts):
+            make_shift(shift=shift, data=self.data, **vars(self.env))
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        replay_device = self.replay_device or device
+        for used in (device, replay_device):
+            check_device(used)
+        env = dataclasses.replace(
+            self.env,
+            action_repeat=self.env.action_repeat or action_repeat_of(self.env.task),
+            profile=self.env.profile or default_profile(),
+        )
+        paths = {name: path.absolute() for name, path in vars(self.data).items() if path is not None}
+        return dataclasses.replace(
+            self,
+            env=env,
+            data=dataclasses.replace(self.data, **paths),
+            eval_workers=default_workers() if self.eval_workers is None else self.eval_workers,
+            device=device,
+            replay_device=replay_device,
+            run_dir=self.run_dir or Path("runs", env.task, self.method, self.name, f"s{self.seed}"),
+        )
 
 
 def check_device(device: str) -> None:
-    """Raises UserError for a device that PyTorch cannot use here."""
+    """Raise UserError for a device that PyTorch cannot use here."""
     kind, _, index = device.partition(":")
     if kind not in ("cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
         raise UserError(f"unknown device {device!r}; known: cpu, cuda, cuda:0, cuda:1, ...")
@@ -198,39 +174,37 @@ def check_device(device: str) -> None:
 
 
 def spec_of(env: Any) -> EnvSpec:
-    """What an agent needs to know of a Gymnasium environment with [F, 3, H, W] observations."""
+    """Return the shapes of a Gymnasium environment with [F, 3, H, W] observations."""
     frames, _, size, _ = env.observation_space.shape
     return EnvSpec(frames, size, env.action_space.shape[0])
 
 
+_NEWER_AGENT_SETTINGS = (
+    *("codes", "autoencoder_every", "autoencoder_frames", "autoencoder_first", "refresh_frames", "widths", "decoder"),
+    *("q_norm", "updates_per_step", "conv_channels", "conv_layers", "halvings", "decoder_samples"),
+)
+NEWER_SETTINGS = {"threads", *(f"agent.{name}" for name in _NEWER_AGENT_SETTINGS)}
+"""Settings that runs of earlier versions do not name; their defaults are what was done then."""
+OLDER_SETTINGS = {"eval_beside"}
+"""Settings that runs of earlier versions name and that there are no more; none of them changed what was learned."""
+
+
 def to_json(config: Config) -> dict[str, Any]:
-    """JSON of everything but the place where the run is kept, so that a run can be moved, and the runs beside it."""
+    """Return all settings but the run directory, so that a run can be moved, and the seeds beside it."""
     content = _converter().unstructure(config, Config) | {"agent": dataclasses.asdict(config.agent)}
     del content["run_dir"], content["seeds"]
     return {"method": config.method, **json.loads(json.dumps(content))}
 
 
-NEWER_SETTINGS = {"threads"} | {
-    f"agent.{name}"
-    for name in (
-        *("codes", "autoencoder_every", "autoencoder_frames", "autoencoder_first", "refresh_frames"),
-        *(
-            "widths",
-            "decoder",
-            "q_norm",
-            "updates_per_step",
-            "conv_channels",
-            "conv_layers",
-            "halvings",
-            "decoder_samples",
-        ),
-    )
-}
-"""Settings that runs of earlier versions do not name; their defaults are what was done then."""
+def from_json(content: dict[str, Any], run_dir: Path) -> Config:
+    """Rebuild a config. Raises what cattrs raises for missing, unknown or unfit settings."""
+    rest = {name: value for name, value in content.items() if name not in OLDER_SETTINGS}
+    agent = _converter().structure(rest.pop("agent"), AGENTS[rest.pop("method")][0])
+    return _converter().structure({**rest, "agent": agent, "run_dir": run_dir}, Config)
 
 
 def load_config(run_dir: Path) -> Config:
-    """The config of a run. Raises UserError where there is none, or one that this version does not understand."""
+    """Return the config of a run. Raises UserError where there is none, or one that this version cannot read."""
     path = run_dir / "config.json"
     if not path.exists():
         raise UserError(f"{run_dir} is not a run directory: it has no config.json")
@@ -240,20 +214,13 @@ def load_config(run_dir: Path) -> Config:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, cattrs.BaseValidationError) as error:
         raise UserError(f"{path} was not written by this version of alda: {_first_cause(error)}") from error
     unnamed = NEWER_SETTINGS - flat(content).keys()
-    if changed := differences(content, to_json(config), ignoring=unnamed):
+    if changed := differences(content, to_json(config), ignoring=unnamed | OLDER_SETTINGS):
         raise UserError(f"{path} was not written by this version of alda: {changed}")
     return config
 
 
-def from_json(content: dict[str, Any], run_dir: Path) -> Config:
-    rest = dict(content)
-    agent_type = AGENTS[rest.pop("method")][0]
-    agent = _converter().structure(rest.pop("agent"), agent_type)
-    return dataclasses.replace(_converter().structure(rest, Config), agent=agent, run_dir=run_dir)
-
-
 def differences(old: dict[str, Any], new: dict[str, Any], *, ignoring: Collection[str] = ()) -> str:
-    """'agent.beta: 100.0 -> 50.0, seed: 0 -> 1'"""
+    """Return the settings that differ, as 'agent.beta: 100.0 -> 50.0, seed: 0 -> 1'."""
     before, after = flat(old), flat(new)
     keys = [key for key in {**before, **after} if key not in ignoring]
     changed = [key for key in keys if before.get(key, "absent") != after.get(key, "absent")]
@@ -261,7 +228,7 @@ def differences(old: dict[str, Any], new: dict[str, Any], *, ignoring: Collectio
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"env": {"image_size": 64}} -> {"env.image_size": 64}"""
+    """Return the leaves of a nested dict by path: {"env": {"image_size": 64}} -> {"env.image_size": 64}."""
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
@@ -278,5 +245,6 @@ def _first_cause(error: BaseException) -> str:
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     converter.register_unstructure_hook(Path, str)
-    converter.register_structure_hook(Path, lambda value, _: Path(cast(str, value)))
+    converter.register_structure_hook(Path, lambda value, _: Path(cast(str | Path, value)))
+    converter.register_structure_hook_func(lambda kind: kind is AgentConfig, lambda value, _: value)  # is one already
     return converter

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written beside their place, flushed to disk, then moved into it."""
+"""Files that are complete or absent: written beside their place, flushed to disk, then moved into it."""
 
 import json
 import os
@@ -16,7 +16,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Letters of file names that are no text become question marks."""
+    """Write text; bytes of file names that are no text become question marks."""
     _replace(path, lambda temporary: temporary.write_bytes(text.encode(errors="replace")))
 
 
@@ -39,12 +39,13 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors from a safetensors file, which holds numbers and nothing that could run."""
-    return load_file(path)
+    """Read tensors from a safetensors file, which holds numbers and nothing that could run."""
+    with path.open("rb"):  # raises what safetensors would report as damage: a missing or forbidden file
+        return load_file(path)
 
 
 def split_tensors(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A nested dict -> the same with tensors replaced by their names, for JSON, and the tensors by name."""
+    """Return a nested dict with tensors replaced by their names, for JSON, and the tensors by name."""
     tensors: dict[str, Tensor] = {}
 
     def walk(node: Any, name: str) -> Any:
@@ -59,7 +60,7 @@ def split_tensors(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tenso
 
 
 def join_tensors(tree: Any, tensors: dict[str, Tensor]) -> Any:
-    """Undoes split_tensors."""
+    """Undo split_tensors."""
     if isinstance(tree, dict):
         if set(tree) == {"tensor"}:
             return tensors[tree["tensor"]]

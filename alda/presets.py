@@ -1,6 +1,5 @@
-"""Named settings: every method at its defaults, the variants that the paper compares, the native settings of methods
-that were published at another image size or action repeat, and a laptop size of every method, which learns in minutes
-on two cores (docs/laptop.md). Every setting can still be changed.
+"""Named settings: every method at its defaults, variants that the paper compares, native settings of methods that were
+published at another image size or action repeat, and a laptop size of every method (docs/laptop.md).
 """
 
 import sys
@@ -25,7 +24,7 @@ class Preset(NamedTuple):
 
 
 def presets() -> dict[str, Preset]:
-    """By the name used on the command line, methods first."""
+    """Return all presets by the name used on the command line, methods first."""
     methods = {
         name: Preset(_first_sentences(sys.modules[agent.__module__].__doc__ or agent.__doc__ or name), Config(config()))
         for name, (config, agent) in AGENTS.items()
@@ -35,7 +34,7 @@ def presets() -> dict[str, Preset]:
 
 
 def _laptop(name: str, agent: AgentConfig) -> Preset:
-    """A run that ends within half an hour for ALDA, and a few hours for the others."""
+    """Return the preset of a run that ends within half an hour for ALDA, and a few hours for the others."""
     description = f"{name.removesuffix('_laptop')} small enough to learn on two processor cores (docs/laptop.md)"
     threads = 1 if getattr(agent, "codes", "fresh") == "stored" else None  # small products gain nothing from more
     config = Config(agent, name=name, steps=100_000, eval_every=10_000, eval_episodes=5, video_every=0, threads=threads)
@@ -43,7 +42,7 @@ def _laptop(name: str, agent: AgentConfig) -> Preset:
 
 
 def _first_sentences(docstring: str) -> str:
-    """Up to the first empty line, in one line."""
+    """Return a text up to its first empty line, in one line."""
     return " ".join(docstring.strip().partition("\n\n")[0].split())
 
 

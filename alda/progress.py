@@ -1,11 +1,9 @@
-"""What a person sees while a run goes on: a live bar on a terminal, plain lines anywhere else."""
+"""Progress of a run: a live bar on a terminal, plain lines anywhere else."""
 
 import atexit
-import io
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from types import TracebackType
@@ -15,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
+_SHORTEST_SECONDS = 0.25  # between changes of the live line
 _PLAIN_SECONDS = 30.0  # between plain lines
 _WINDOW_SECONDS = 60.0  # over which speeds are measured
 
@@ -22,24 +21,25 @@ _WINDOW_SECONDS = 60.0  # over which speeds are measured
 class Display:
     """Progress of a run. Use as a context; `advance` may be called as often as one likes.
 
-    steps, updates: what the whole run takes. Learning is what takes time, so updates tell how much is left.
-    name, board: where several runs are shown together, what each line begins with and where their live lines are.
+    steps, updates: of the whole run. Learning takes most of the time, so updates tell how much is left.
+    name, board: where several runs are shown together, the beginning of each line and the place of the live lines.
     """
 
     def __init__(self, steps: int, updates: int, name: str = "", board: Progress | None = None) -> None:
         self.console = board.console if board else lasting_console()
-        self._live = self.console.is_terminal
-        self._steps, self._updates, self._name = steps, updates, name
-        self._seen: deque[tuple[float, int, int]] = deque()  # time, step, updates
-        self._printed = time.monotonic()
+        self._live, self._steps, self._name = self.console.is_terminal, steps, name
+        self._shown = self._printed = time.monotonic()
         self._bar = board or Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=16),
             TextColumn("{task.fields[news]}", table_column=Column(overflow="fold")),
             console=self.console,
             refresh_per_second=4,
+            speed_estimate_period=_WINDOW_SECONDS,
+            get_time=time.monotonic,
         )
         self._task = self._bar.add_task(f"{name}training", total=steps, news="")
+        self._learning = self._bar.add_task("", total=updates, visible=False, news="")
 
     def __enter__(self) -> "Display":
         if self._live:
@@ -53,21 +53,21 @@ class Display:
             self._bar.stop()
 
     def say(self, message: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self.console.print(self._name + message, highlight=False, markup=False, soft_wrap=True)
 
     def advance(self, step: int, updates: int, doing: str, news: str) -> None:
-        """The run has taken so many steps and updates and is doing this; news is the newest of its results."""
+        """Show the steps and updates that a run has taken, what it is doing, and its newest results."""
         now = time.monotonic()
-        if self._seen and now - self._seen[-1][0] < 0.25:
+        if now - self._shown < _SHORTEST_SECONDS:
             return
-        self._seen.append((now, step, updates))
-        while now - self._seen[0][0] > _WINDOW_SECONDS:
-            self._seen.popleft()
+        self._shown = now
+        self._bar.update(self._task, completed=step)
+        self._bar.update(self._learning, completed=updates)
         self.show(step, f"{doing}  step {step:,}/{self._steps:,}  {self._speed()}", news)
 
     def show(self, step: int, text: str, news: str) -> None:
-        """The live line, or a plain one now and then."""
+        """Show the live line, or print a plain one now and then."""
         now = time.monotonic()
         if self._live:
             self._bar.update(self._task, completed=step, description=self._name + text, news=news)
@@ -76,26 +76,23 @@ class Display:
             self.say(f"{text}  {news}")
 
     def hide(self) -> None:
-        """Ends the live line; what was said stays."""
+        """Remove the live line; what was said stays."""
         self._bar.remove_task(self._task)
 
     def _speed(self) -> str:
-        """Speeds over the window; that of learning from where learning began in it."""
-        (before, first, _), (now, step, updates) = self._seen[0], self._seen[-1]
-        if now == before:
-            return ""
-        learning = [seen for seen in self._seen if seen[2] > self._seen[0][2]]
-        spent, learned = (now - learning[0][0], updates - learning[0][2]) if learning else (0.0, 0)
-        rate = learned / spent if spent else 0.0
-        text = f"{(step - first) / (now - before):.1f} steps/s, {rate:.1f} updates/s"
-        return f"{text}, {clock((self._updates - updates) / rate)} left" if rate else text
+        """Return the speeds of the last minute, and the time left at that of learning."""
+        tasks = {task.id: task for task in self._bar.tasks}
+        steps, learning = tasks[self._task], tasks[self._learning]
+        text = f"{steps.speed or 0:.1f} steps/s, {learning.speed or 0:.1f} updates/s"
+        left = learning.time_remaining
+        return text if left is None else f"{text}, {clock(float(left))} left"
 
 
 @contextmanager
 def displays(names: Sequence[str], steps: int) -> Iterator[list[Display]]:
-    """Of several runs, one live line each."""
+    """Show several runs, one live line each."""
     console = lasting_console()
-    wide = Column(no_wrap=console.width >= 120, overflow="ellipsis")  # then results fit, and only shares of time do not
+    wide = Column(no_wrap=console.width >= 120, overflow="ellipsis")  # cuts the shares of time
     board = Progress(
         TextColumn("{task.description}  {task.fields[news]}", table_column=wide), console=console, refresh_per_second=4
     )
@@ -105,30 +102,25 @@ def displays(names: Sequence[str], steps: int) -> Iterator[list[Display]]:
 
 
 def wide_console() -> Console:
-    """For tables: as wide as the terminal, or wide enough where there is none."""
+    """Return a console for tables: as wide as the terminal, or wide enough where there is none."""
     console = lasting_console()
     return console if console.is_terminal else lasting_console(width=160)
 
 
 def lasting_console(width: int | None = None) -> Console:
-    """Of standard output. Where that cannot be written any more (a closed terminal or pipe, a full disk), what is
-    printed is lost, and nothing else."""
+    """Return a console of standard output that drops what cannot be written: a terminal or pipe may be closed, a disk
+    full."""
     return Console(file=cast(IO[str], _Lasting(sys.stdout)), width=width)
 
 
-class _Lasting(io.TextIOBase):
+class _Lasting:
+    """Stream that drops what it cannot write."""
+
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
-    @property
-    def encoding(self) -> str | None:  # type: ignore[override]
-        return self._stream.encoding
-
-    def fileno(self) -> int:
-        return self._stream.fileno()
-
-    def isatty(self) -> bool:
-        return self._stream.isatty()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
         with suppress(OSError):
@@ -142,7 +134,7 @@ class _Lasting(io.TextIOBase):
 
 @atexit.register
 def _forget_unwritten() -> None:
-    """What is still unwritten when the process ends would turn its exit code into 120."""
+    """Drop what is still unwritten when the process ends; it would turn the exit code into 120."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -152,6 +144,7 @@ def _forget_unwritten() -> None:
 
 
 def clock(seconds: float) -> str:
+    """Return a duration as hours, minutes and seconds: 1:02:03."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"

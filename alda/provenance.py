@@ -1,4 +1,4 @@
-"""What stands beside a result so that it can be trusted: versions, machine, renderer."""
+"""Versions, machine and renderer, as they are recorded beside every result."""
 
 import json
 import os
@@ -14,12 +14,12 @@ from alda.errors import UserError
 from alda.training.acceleration import has_bfloat16
 from alda.types import EnvSpec
 
-World = dict[str, str | bool]  # see describe_world
+Conditions = dict[str, str | bool]  # see describe_conditions
 PACKAGES = ("alda", "torch", "mujoco", "dm_control", "gymnasium", "numpy")
 
 
 def describe_machine(device: str) -> dict[str, Any]:
-    """Versions, renderer and processors; `device` is where the agent runs."""
+    """Return versions, renderer and processors; `device` is where the agent runs."""
     return {
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "renderer": renderer_name(),
@@ -32,8 +32,10 @@ def describe_machine(device: str) -> dict[str, Any]:
     }
 
 
-def describe_world(made_of: dict[str, str], *, profile: str, visuals: str, reference: bool, **_: Any) -> World:
-    """What a score was made with: only scores with the same description may stand in one cell of a table.
+def describe_conditions(
+    made_of: dict[str, str], *, profile: str, visuals: str, reference: bool, **_: Any
+) -> Conditions:
+    """Return what a score depends on besides agent and task; only scores with equal conditions are comparable.
 
     made_of: colours and background (Shift.prepare). The rest as in EnvConfig.
     """
@@ -48,7 +50,7 @@ def describe_world(made_of: dict[str, str], *, profile: str, visuals: str, refer
 
 
 def load_spec(run_dir: Path) -> EnvSpec:
-    """The shapes that a run's agent was built for, from RUN/meta.json."""
+    """Return the shapes that a run's agent was built for, from RUN/meta.json."""
     path = run_dir / "meta.json"
     try:
         return EnvSpec(**json.loads(path.read_text())["spec"])

@@ -1,4 +1,4 @@
-"""The few data types every module shares.
+"""Data types that every module shares.
 
 Axes: B batch, N frames or observations, F frames of a stack, C H W image, L latents, A action.
 """
@@ -18,7 +18,7 @@ Metrics = dict[str, Tensor]  # name -> 0-d tensor, left on the device until the 
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """All an agent may know about the world."""
+    """Shapes of an environment, all that an agent may know about it."""
 
     frames: int
     image_size: int
@@ -30,17 +30,17 @@ class EnvSpec:
 
 
 class Latents(NamedTuple):
-    """What an agent finds in newest frames: L numbers each."""
+    """Latents of newest frames, L numbers each."""
 
     encoded: Float[Tensor, "n l"]  # as the encoder gives them
-    code: Float[Tensor, "n l"]  # as they are decoded and acted on: other numbers only where they are associated
-    nearest: Int[Tensor, "n l"] | None = None  # the stored value that each came closest to, if there are any
+    code: Float[Tensor, "n l"]  # as decoded and acted on; differs from encoded only where there is a memory
+    nearest: Int[Tensor, "n l"] | None = None  # index of the closest stored value, if there are any
 
 
 class Transition(NamedTuple):
-    """One agent step, as SAC-like methods learn from it.
+    """Agent steps, as SAC-like methods learn from them.
 
-    Straight from replay, `next_obs` is `obs` moved on by one frame: next_obs[:, :-1] equals obs[:, 1:].
+    As sampled from replay, next_obs[:, :-1] equals obs[:, 1:].
     """
 
     obs: Seen  # oldest frame first
@@ -51,10 +51,10 @@ class Transition(NamedTuple):
 
 
 class Sequence(NamedTuple):
-    """Consecutive agent steps of one environment, as world models learn from them. T steps, the earliest first.
+    """Consecutive agent steps of one environment, as world models learn from them: T steps, the earliest first.
 
     Entry t is a frame with the action that led to it and the reward that came with it. Where `first` is set an episode
-    begins: nothing led there, and action and reward are zero.
+    begins, and action and reward are zero.
     """
 
     frame: UInt8[Tensor, "b t c h w"]

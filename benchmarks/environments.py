@@ -30,7 +30,7 @@ from alda.envs.shifts.color import draw_table
 from alda.envs.shifts.video import green_screen
 from alda.envs.vector import default_workers, open_pool
 from alda.provenance import describe_machine
-from alda.training.rollout import Job, episode_seeds, play_all
+from alda.training.rollout import EpisodeRequest, episode_seeds, play_all
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def evaluation(task: str, episodes: int) -> Row:
     agent = make_agent(ALDAConfig(), spec_of(env))
     env.close()
     shifts = ("train", "color_hard", "distracting_cs")
-    jobs = [Job(shift, seed) for shift in shifts for seed in episode_seeds(0, 0, episodes)]
+    jobs = [EpisodeRequest(shift, seed) for shift in shifts for seed in episode_seeds(0, 0, episodes)]
     seconds, totals = [], []
     for processes in (0, default_workers()):
         start = time.perf_counter()

@@ -1,7 +1,7 @@
-"""Does a run of ALDA learn what the paper's formulas say? Its updates, one by one, beside a second implementation's.
+"""Compare the updates of a run of ALDA with those of a second implementation, written from the paper's formulas.
 
-Both begin with the run's weights and fresh optimisers, and learn from the same batches of the run's own replay. plain:
-in float64, where only rounding may differ. fast: as runs learn by default, in float32 and bfloat16.
+Both start from the run's weights with fresh optimisers, and learn from the same batches of the run's replay. plain: in
+float64, where only rounding may differ. fast: as runs learn by default, in float32 and bfloat16.
 """
 
 import sys
@@ -29,7 +29,7 @@ from reference import Reference
 
 
 def main(run: Annotated[Path, tyro.conf.Positional], updates: int = 20) -> None:
-    """Prints the largest difference of any loss, and of all weights that learn by gradient, over some updates.
+    """Print the largest difference of any loss, and of all weights that learn by gradient, over some updates.
 
     run: directory of a run with a checkpoint, of ALDA as released but for batch size and beta. updates: learning steps.
     """
@@ -55,7 +55,7 @@ def main(run: Annotated[Path, tyro.conf.Positional], updates: int = 20) -> None:
 def compared(
     run: Path, config: Config, spec: EnvSpec, batches: list[Transition], speed: Speed, dtype: torch.dtype
 ) -> tuple[str, str, str]:
-    """The largest relative difference of a loss, which one that was, and the difference of all weights."""
+    """Return the largest relative difference of a loss, the name of that loss, and the difference of all weights."""
     torch.set_default_dtype(dtype)
     agent = make_agent(config.agent, spec)
     load_weights(run, agent)

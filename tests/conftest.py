@@ -1,4 +1,9 @@
+import json
+import os
+import resource
+import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,9 +14,11 @@ from alda import agents
 from alda.agents import AGENTS, Agent, AgentConfig
 from alda.config import Config, EnvConfig
 from alda.envs.backgrounds.data import Data
+from alda.files import read_tensors
 from alda.training.acceleration import Speed, accelerate
+from alda.training.logger import read_metrics
 from alda.training.replay import Replay
-from alda.training.trainer import train
+from alda.training.trainer import Trainer, train
 from alda.types import EnvSpec
 
 torch.set_num_threads(1)  # tests run side by side
@@ -81,12 +88,10 @@ def fill(replay: Replay, steps: int = 60, length: int = 20, seed: int = 1) -> Re
 STEPS = 31
 
 
-def config_for(run_dir: Path, method: str = "alda", **changes) -> Config:
+def config_for(run_dir: Path, method: str = "sac", **changes) -> Config:
     agent = small_config(method)
     size = {"alda": 32, "alda_stored": 32, "repo": 64}.get(method, 44)  # the smallest that each can see
-    env = EnvConfig(
-        task="cartpole_balance", episode_length=36, profile="fast", image_size=size
-    )  # nine steps an episode
+    env = EnvConfig(task="cartpole_balance", episode_length=36, profile="fast", image_size=size)  # 9 steps an episode
     settings = {
         "steps": STEPS,
         "eval_every": 10,
@@ -95,7 +100,7 @@ def config_for(run_dir: Path, method: str = "alda", **changes) -> Config:
         "video_every": 0,
         "seed": 3,
         "eval_workers": 0,
-        "shifts": ("train", "color_hard") if method == "alda" else ("train",),  # every world takes its time
+        "shifts": ("train", "color_hard") if method == "alda" else ("train",),  # every shift takes its time
     }
     return Config(agent=agent, env=env, run_dir=run_dir, **{**settings, **changes})
 
@@ -112,6 +117,96 @@ def trained(tmp_path_factory):
         return runs[method]
 
     return run_of
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    """The directory of a run of config_for's settings that nothing has stopped, trained once."""
+    runs: dict[str, Path] = {}
+
+    def run_of(method: str = "sac", **changes) -> Path:
+        key = f"{method} {changes}"
+        if key not in runs:
+            runs[key] = train(config_for(tmp_path_factory.mktemp(method) / "run", method, **changes))
+        return runs[key]
+
+    return run_of
+
+
+@pytest.fixture
+def run(whole, tmp_path) -> Path:
+    """A copy of a finished run, to be damaged."""
+    return Path(shutil.copytree(whole(), tmp_path / "run"))
+
+
+def latest(run_dir: Path) -> Path:
+    """The folder of the newest checkpoint."""
+    folder = run_dir / "checkpoints"
+    return folder / json.loads((folder / "latest.json").read_text())["checkpoint"]
+
+
+def position(run_dir: Path) -> dict:
+    return json.loads((latest(run_dir) / "state.json").read_text())["position"]
+
+
+def records(run_dir: Path) -> list[dict]:
+    """Metrics without what depends on the clock."""
+    clocked = ("time/", "speed/", "memory/")
+    return [{k: v for k, v in row.items() if not k.startswith(clocked)} for row in read_metrics(run_dir)]
+
+
+def tensors(run_dir: Path) -> dict[str, torch.Tensor]:
+    """Weights, optimisers, random states and actions of the newest checkpoint."""
+    return read_tensors(latest(run_dir) / "agent.safetensors") | read_tensors(latest(run_dir) / "training.safetensors")
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def assert_same_run(run_dir: Path, other: Path) -> None:
+    """Bit for bit the same metrics, weights and state."""
+    assert records(run_dir) == records(other)
+    assert position(run_dir) == position(other)
+    assert equal(tensors(run_dir), tensors(other))
+
+
+class Killed(BaseException):
+    """Ends a run as kill -9 does: nothing is saved."""
+
+
+def ended(patch: pytest.MonkeyPatch, config: Config, when: Callable, act: Callable) -> BaseException:
+    """Train, and do something to the run before it takes its first step in a certain state; return how it ended."""
+    housekeeping, done = Trainer.housekeeping, []
+
+    def watched(self: Trainer) -> None:
+        if not done and when(self):
+            done.append(act(self))
+        housekeeping(self)
+
+    with patch.context() as here:
+        here.setattr(Trainer, "housekeeping", watched)
+        with pytest.raises((SystemExit, Killed)) as raised:
+            train(config)
+    return raised.value
+
+
+def interrupt(_: Trainer) -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+class file_limit:  # noqa: N801 (a context, read as words)
+    """No file of this process may be larger from here on, which fails as a full disk does."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __enter__(self) -> None:
+        self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.before[1]))
+
+    def __exit__(self, *error: object) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
 
 
 @pytest.fixture

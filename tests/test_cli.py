@@ -40,7 +40,7 @@ def run(*words):
 def run_apart(*words):
     """The command as users call it."""
     command = [sys.executable, "-m", "alda.cli", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,9 @@ def trained(tmp_path_factory):
     """A run made by the command line, with everything small."""
     folder = tmp_path_factory.mktemp("cli")
     words = "--env.task cartpole_balance --env.episode-length 20 --env.profile fast --steps 12 --eval-every 6"
-    words += " --eval-episodes 2 --log-every 3 --agent.random-steps 4 --agent.batch-size 2 --agent.hidden-dim 16"
-    result = run_apart("train", "alda", *words.split(), "--run-dir", folder / "run")
+    words += " --eval-episodes 2 --log-every 3 --video-every 100 --agent.random-steps 4 --agent.batch-size 2"
+    words += " --agent.autoencoder-first 2"
+    result = run_apart("train", "alda_laptop", *words.split(), "--run-dir", folder / "run")
     assert result.returncode == 0, result.stderr
     return folder / "run", words, result.stdout
 
@@ -61,25 +62,31 @@ def test_training_says_what_it_does_and_leaves_its_records(trained):
     assert "step 12: mean return over 2 episodes: train" in said
     for name in ("config.json", "meta.json", "metrics.jsonl", "checkpoints/latest.json", "videos", "tensorboard"):
         assert (run_dir / name).exists()
-    again = run_apart("train", "alda", *words.split(), "--run-dir", run_dir)
+    again = run("train", "alda_laptop", *words.split(), "--run-dir", run_dir)
     assert again.returncode == 0
     assert "already finished" in again.stdout
+    other = run("train", "alda_laptop", *words.split(), "--run-dir", run_dir, "--agent.beta", "50")
+    assert other.returncode == 2
+    assert "holds a run with other settings (agent.beta: 100.0 -> 50.0)" in other.stderr
 
 
-def test_evaluation_prints_a_table_and_writes_json(trained):
-    run_dir, *_ = trained
+def test_evaluation_prints_a_table_and_writes_json(trained, tmp_path):
+    """Of a run from a GPU as well, where there is none."""
+    run_dir = shutil.copytree(trained[0], tmp_path / "run")
     result = run("evaluate", run_dir, "--shifts", "train", "color_hard", "--episodes", "3")
     assert result.returncode == 0, result.stderr
     assert "95 % interval" in result.stdout
     record = json.loads((run_dir / "evaluations" / "step_000000012_seed_0.json").read_text())
-    for world in ("train", "color_hard"):
-        found = record["worlds"][world]
+    for shift in ("train", "color_hard"):
+        found = record["worlds"][shift]
         assert len(found["returns"]) == 3
         assert found["mean"] == pytest.approx(sum(found["returns"]) / 3)
         assert found["interval"][0] <= found["mean"] <= found["interval"][1]
     assert record["machine"]["versions"]["mujoco"]
-    twice = run("evaluate", run_dir, "--shifts", "train", "--episodes", "3", "--out", run_dir / "again.json")
-    assert twice.returncode == 0
+    config = json.loads((run_dir / "config.json").read_text())
+    (run_dir / "config.json").write_text(json.dumps({**config, "device": "cuda", "replay_device": "cuda"}))
+    words = ("--shifts", "train", "--episodes", "3", "--workers", "0", "--out", run_dir / "again.json")
+    assert run("evaluate", run_dir, *words).returncode == 0
     assert json.loads((run_dir / "again.json").read_text())["worlds"]["train"] == record["worlds"]["train"]
 
 
@@ -121,7 +128,6 @@ def test_pictures_are_drawn(trained):
     [
         ("evalute", "there is no command 'evalute'"),
         ("train alda --env.task walker_wolk", "unknown task 'walker_wolk'; did you mean 'walker_walk'?"),
-        ("train alda --shifts colour_hard", "unknown shift 'colour_hard'; did you mean 'color_hard'?"),
         ("train alda --agent.latent nonesuch --run-dir {tmp}/r", "unknown latent model 'nonesuch'"),
         ("train alda --agent.betta 3", "Perhaps you meant"),
         ("train nonesuch", "unknown preset 'nonesuch'; known: alda, sac"),
@@ -129,14 +135,11 @@ def test_pictures_are_drawn(trained):
         ("train sac_laptop --agent.codes stored", "the reward trains the encoder of sac_laptop, so codes of frames"),
         ("train alda_cg --agent.codes stored --run-dir {tmp}/r", "with --agent.critic-grad ste the reward trains"),
         ("train alda_laptop --agent.refresh-frames 0", "--agent.refresh-frames must be at least 1, not 0"),
-        ("train alda_laptop --threads 0", "--threads must be at least 1, not 0"),
         ("train alda --steps many", "invalid literal"),
-        ("train alda --steps 0", "--steps must be at least 1, not 0"),
         ("train alda --seeds 1 2 1", "--seeds must differ from one another, not 1 2 1"),
         ("train alda --steps 900000000 --replay-capacity 900000000 --run-dir {tmp}/r", "GB free; use a smaller"),
         ("evaluate {tmp}/nonesuch", "is not a run directory: it has no config.json"),
         ("picture {tmp}/nonesuch", "is not a run directory"),
-        ("plot {tmp}/nonesuch", "is not a run directory"),
         ("demo --steps 5", "--steps must be more than"),
         ("bench --methods nonesuch", "unknown method 'nonesuch'; known: alda, sac"),
         ("evaluate {tmp} --episodes 0", "--episodes at least 1"),
@@ -153,26 +156,11 @@ def test_wrong_input_gets_a_clear_sentence_and_exit_code_2(tmp_path, monkeypatch
 def test_a_place_that_cannot_be_written_fails_with_a_sentence(trained, tmp_path):
     run_dir, words, _ = trained
     (tmp_path / "file").touch()
-    for command in (["train", "alda", *words.split(), "--run-dir"], ["evaluate", run_dir, "--out"]):
+    for command in (["train", "alda_laptop", *words.split(), "--run-dir"], ["evaluate", run_dir, "--out"]):
         result = run(*command, tmp_path / "file" / "x")
         assert result.returncode == 1
         assert "alda: [Errno" in result.stderr
         assert "Traceback" not in result.stderr
-
-
-def test_a_run_trained_on_a_gpu_is_evaluated_without_one(trained, tmp_path):
-    shutil.copytree(trained[0], tmp_path / "run")
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "device": "cuda", "replay_device": "cuda"}))
-    result = run("evaluate", tmp_path / "run", "--shifts", "train", "--episodes", "1")
-    assert result.returncode == 0, result.stderr
-
-
-def test_a_run_with_other_settings_is_refused(trained):
-    run_dir, words, _ = trained
-    result = run("train", "alda", *words.split(), "--run-dir", run_dir, "--agent.beta", "50")
-    assert result.returncode == 2
-    assert "holds a run with other settings (agent.beta: 100.0 -> 50.0)" in result.stderr
 
 
 def test_help_names_every_command_and_needs_no_pytorch():
@@ -197,8 +185,7 @@ def test_every_flag_has_help(method):
 def test_doctor_reports_on_this_machine(capsys):
     assert doctor() == 0
     report = capsys.readouterr().out
-    for word in ("renderer", "ms a frame", "mujoco", "memory", "processor", "GPU"):
-        assert word in report
+    assert all(word in report for word in ("renderer", "ms a frame", "mujoco", "memory", "processor", "GPU"))
     assert doctor(renderer_only=True) == 0
     assert capsys.readouterr().out == ""
 
@@ -209,26 +196,18 @@ def test_doctor_fails_where_nothing_renders(tmp_path):
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT)
     assert result.returncode == 1
-    assert "apt-get install --no-install-recommends libegl1 libopengl0 libgl1-mesa-dri" in " ".join(
-        result.stdout.split()
-    )
+    assert "apt-get install --no-install-recommends libegl1" in " ".join(result.stdout.split())
 
 
 # the project
 
 
-def test_tested_versions_are_the_pinned_ones():
+def test_every_dependency_is_pinned_at_the_tested_version():
     pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     assert {name: pinned[name] for name in TESTED} == TESTED
-
-
-def test_every_dependency_is_pinned():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pinned = {
-        line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
-    }
     wanted = project["dependencies"] + [d for extra in project["optional-dependencies"].values() for d in extra]
-    assert {d.split(">")[0].lower() for d in wanted} <= pinned
+    assert {d.split(">")[0].lower() for d in wanted} <= {name.lower() for name in pinned}
 
 
 def test_the_core_never_imports_the_analysis():

@@ -16,7 +16,7 @@ import alda
 from alda.agents.base import Agent, AgentConfig
 from alda.envs.vector import LocalPool, ProcessPool, open_pool
 from alda.errors import UserError, WorkerError
-from alda.training.rollout import Job, play_all
+from alda.training.rollout import EpisodeRequest, play_all
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ class Gray(Agent):
 
 def test_many_at_once_give_the_same_episodes_as_one_by_one():
     maker = partial(alda.make_env, "cartpole_balance", episode_length=24, profile="fast")
-    jobs = [Job(shift, seed, keep=True) for shift in ("train", "distracting_cs:0.2") for seed in (1, 2, 3)]
+    jobs = [EpisodeRequest(shift, seed, keep=True) for shift in ("train", "distracting_cs:0.2") for seed in (1, 2, 3)]
     played = []
     for processes in (0, 1, 3):
         stage = open_pool(maker, processes, (3, 3, 64, 64))

@@ -8,11 +8,8 @@ from conftest import SMALL, SMALL_OF, SPEC, fill
 
 from alda import agents
 from alda.agents import AGENTS
-from alda.bench import bench
-from alda.bench.subject import Plan, Subject
-from alda.config import Config, EnvConfig, from_json, to_json
+from alda.config import Config, from_json, to_json
 from alda.envs.backgrounds.data import Data
-from alda.errors import UserError
 from alda.presets import presets
 from alda.training.replay import Replay
 
@@ -45,22 +42,3 @@ def test_a_variant_differs_from_its_method_and_learns(name, replay):
         for value in agent.update(batches, step).values():
             assert value.isfinite()
     assert agent.act(batches.sample(2).obs, agent.initial_state(2), explore=False)[0].abs().max() <= 1
-
-
-@pytest.mark.parametrize("name", AGENTS)
-def test_every_method_can_be_measured(name):
-    """At a steady pace, and with settings that a run accepts."""
-    agent = presets()[name].config.agent.steady()
-    plan = Plan(rounds=1, seconds=1.0, lap=8, laps=1)
-    subject = Subject(name, agent, "plain", EnvConfig(task="cartpole_balance", profile="fast"), "cpu", plan)
-    assert subject.config().agent == agent
-    made = agents.make_agent(agent, SPEC)
-    due = [made.updates_due(step) for step in range(subject.training(Path("run")).steps)]
-    assert 0 < sum(due) <= 2 * len(due)
-    assert max(due) <= 2
-
-
-@pytest.mark.parametrize("name", ["svea_84", "svea_color_easy", "alda_finger_spin"])
-def test_a_variant_with_a_world_of_its_own_is_not_measured_under_its_name(name):
-    with pytest.raises(UserError, match="as it has a world of its own; name its method"):
-        bench([name])

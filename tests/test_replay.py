@@ -1,3 +1,7 @@
+"""Replay against what was played: every transition and sequence that is kept, and no other."""
+
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -7,194 +11,128 @@ from alda.training.replay import Replay, replay_bytes
 from alda.types import EnvSpec
 
 SPEC = EnvSpec(frames=3, image_size=2, action_dim=1)
+EPISODES = [9, 14, 3, 20, 1, 33, 8, 17]  # their lengths, again and again
+THREE = ([7, 3, 12, 1, 9, 30], [1, 1, 2, 25, 4, 20], [16, 5, 5, 5, 22, 9])
 
 
-class Counting:
-    """An environment whose every pixel, action and reward tell which step they are from."""
+class Players:
+    """Environments that take turns; each pixel, action and reward of theirs tells which step it is from."""
 
-    def __init__(self, lengths, frames=3, seed=0):
-        self.lengths, self.frames = np.random.default_rng(seed).permutation(lengths).tolist(), frames
-        self.count, self.truth = 0, {}  # truth: index of next frame -> (obs, next_obs, reward, terminated)
+    def __init__(self, *lengths):
+        self.lengths, self.count = [itertools.cycle(of) for of in lengths], 0
+        self.left = [0] * len(lengths)
+        self.obs = [None] * len(lengths)
+        self.truth = {}  # count -> obs, next_obs, terminated
+        self.written = [[] for _ in lengths]  # by environment: frame, action, reward, terminated, first
 
     def frame(self):
         self.count += 1
         return torch.full((3, 2, 2), self.count % 251, dtype=torch.uint8)
 
-    def play(self, replay):
-        for number, length in enumerate(self.lengths):
-            obs = [self.frame()] * self.frames
-            replay.add_first(torch.stack(obs))
-            for t in range(length):
-                next_obs = [*obs[1:], self.frame()]
-                terminated = number % 2 == 0 and t == length - 1
-                replay.add(torch.tensor([float(self.count)]), self.count / 2, terminated, torch.stack(next_obs))
-                self.truth[self.count] = (torch.stack(obs), torch.stack(next_obs), terminated)
-                obs = next_obs
+    def play(self, replay, steps):
+        for _ in range(steps):
+            for i, left in enumerate(self.left):
+                if left == 0:
+                    self.left[i], self.obs[i] = next(self.lengths[i]), [self.frame()] * 3
+                    replay.add_first(torch.stack(self.obs[i]), env=i)
+                    self.written[i].append((self.count % 251, 0.0, 0.0, False, True))
+            for i in range(len(self.left)):
+                next_obs, self.left[i] = [*self.obs[i][1:], self.frame()], self.left[i] - 1
+                terminated = self.left[i] == 0 and self.count % 2 == 0
+                action, reward = float(self.count), self.count / 2
+                replay.add(torch.tensor([action]), reward, terminated, torch.stack(next_obs), env=i)
+                self.truth[self.count] = torch.stack(self.obs[i]), torch.stack(next_obs), terminated
+                self.written[i].append((self.count % 251, action, reward, terminated, False))
+                self.obs[i] = next_obs
+                assert torch.equal(replay.newest_frame(i), next_obs[-1])
+        return replay
+
+    def check(self, replay, count=4_000):
+        """Samples are of the newest steps played, all of them, and as they were played."""
+        batch = replay.sample(count)
+        for i, index in enumerate(batch.action[:, 0].int().tolist()):
+            obs, next_obs, terminated = self.truth[index]
+            assert torch.equal(batch.obs[i], obs)
+            assert torch.equal(batch.next_obs[i], next_obs)
+            assert batch.reward[i] == index / 2
+            assert batch.discount[i] == pytest.approx(0.0 if terminated else 0.9)
+        assert set(batch.action[:, 0].int().tolist()) == set(sorted(self.truth)[-len(replay) :])
 
 
-def check(batch, truth):
-    for i, index in enumerate(batch.action[:, 0].int().tolist()):
-        obs, next_obs, terminated = truth[index]
-        assert torch.equal(batch.obs[i], obs)
-        assert torch.equal(batch.next_obs[i], next_obs)
-        assert batch.reward[i] == index / 2
-        assert batch.discount[i] == pytest.approx(0.0 if terminated else 0.9)
+def played(capacity, steps, *lengths):
+    players = Players(*lengths)
+    return players, players.play(Replay(SPEC, capacity, 0.9, num_envs=len(lengths)), steps)
 
 
-def test_sampling_gives_exactly_what_was_played():
-    env, replay = Counting([1, 2, 3, 7, 12, 5, 1]), Replay(SPEC, 100, 0.9)
-    env.play(replay)
-    assert len(replay) == 31
-    batch = replay.sample(2_000)
-    check(batch, env.truth)
-    assert set(batch.action[:, 0].int().tolist()) == set(env.truth)  # every transition, and no other
-
-
-def test_stack_at_the_start_of_an_episode_repeats_its_first_frame():
-    env, replay = Counting([4]), Replay(SPEC, 10, 0.9)
-    env.play(replay)
-    batch = replay.sample(200)
-    first = batch.obs[batch.action[:, 0] == 2][0]
-    assert torch.equal(first, first[:1].expand(3, -1, -1, -1))
-
-
-def test_the_oldest_transitions_give_way_to_new_ones():
-    env, replay = Counting([9, 14, 3, 20, 1, 33, 8, 17] * 4), Replay(SPEC, 50, 0.9)
-    env.play(replay)
-    batch = replay.sample(5_000)
-    check(batch, env.truth)
-    kept = sorted(env.truth)[-len(replay) :]
-    assert set(batch.action[:, 0].int().tolist()) == set(kept)
-    assert 40 <= len(replay) <= 60
-
-
-def test_transitions_are_sampled_uniformly():
-    env, replay = Counting([10, 3, 7]), Replay(SPEC, 100, 0.9)
-    env.play(replay)
-    torch.manual_seed(0)
-    counts = np.bincount(replay.sample(40_000).action[:, 0].int().numpy())
-    counts = counts[counts > 0]
-    assert len(counts) == 20
-    chi_squared = ((counts - 2_000) ** 2 / 2_000).sum()
-    assert chi_squared < 43.8  # 0.1 % quantile of chi-squared with 19 degrees of freedom
-
-
-@pytest.mark.parametrize("capacity", [60, 400])
-def test_environments_that_take_turns_are_kept_apart(tmp_path, capacity):
-    """Three that write step by step, with episodes of their own lengths; some are lost when the ring is small."""
-    lengths = [[7, 3, 12, 1, 9, 30], [1, 1, 2, 25, 4, 20], [16, 5, 5, 5, 22, 9]]
-    replay, truth, count = Replay(SPEC, capacity, 0.9, num_envs=3), {}, 0
-    obs, left, index = [None] * 3, [0] * 3, [-1] * 3
-
-    def frame():
-        return torch.full((3, 2, 2), count % 251, dtype=torch.uint8)
-
-    for _ in range(60):
-        for i in range(3):
-            if left[i] == 0:
-                index[i] = (index[i] + 1) % 6
-                left[i], count = lengths[i][index[i]], count + 1
-                obs[i] = [frame()] * 3
-                replay.add_first(torch.stack(obs[i]), env=i)
-        for i in range(3):
-            left[i], count = left[i] - 1, count + 1
-            next_obs = [*obs[i][1:], frame()]
-            replay.add(torch.tensor([float(count)]), count / 2, left[i] == 0, torch.stack(next_obs), env=i)
-            truth[count] = (torch.stack(obs[i]), torch.stack(next_obs), left[i] == 0)
-            obs[i] = next_obs
-            assert torch.equal(replay.newest_frame(i), next_obs[-1])
-    batch = replay.sample(4_000)
-    check(batch, truth)
-    kept = sorted(truth)[-len(replay) :]
-    assert set(batch.action[:, 0].int().tolist()) == set(kept)
-    assert len(replay) == 180 if capacity == 400 else 40 <= len(replay) <= 85
-
-    copy = Replay(SPEC, capacity, 0.9, num_envs=3)
+@pytest.mark.parametrize(
+    ("capacity", "steps", "lengths", "kept"),
+    [
+        (100, 31, [[1, 2, 3, 7, 12, 5, 1]], (31, 31)),
+        (50, 420, [EPISODES], (40, 60)),  # the oldest give way
+        (400, 60, THREE, (180, 180)),
+        (60, 60, THREE, (40, 85)),
+        (50, 52, [[100]], (52, 52)),  # nothing is forgotten before the replay is full: it has 59 slots
+        (100, 6, [[5]], (6, 6)),  # just after an episode began
+    ],
+)
+def test_samples_are_exactly_what_was_played_and_so_they_are_after_loading(tmp_path, capacity, steps, lengths, kept):
+    players, replay = played(capacity, steps, *lengths)
+    players.check(replay)
+    assert kept[0] <= len(replay) <= kept[1]
+    copy = Replay(SPEC, capacity, 0.9, num_envs=len(lengths))
     copy.load(tmp_path, replay.save(tmp_path))
-    check(copy.sample(2_000), truth)
-    for i in range(3):
-        for twin in (replay, copy):  # episodes in progress go on
-            twin.add(torch.tensor([0.0]), 0.0, False, torch.ones(3, 3, 2, 2, dtype=torch.uint8), env=i)
-    for twin in (replay, copy):
-        torch.manual_seed(0)
-        twin.last = twin.sample(500)
-    assert all(torch.equal(a, b) for a, b in zip(replay.last, copy.last, strict=True))
-
-
-def test_sampling_just_after_an_episode_began_never_touches_it():
-    env, replay = Counting([5, 5]), Replay(SPEC, 100, 0.9)
-    env.play(replay)
-    replay.add_first(torch.zeros(3, 3, 2, 2, dtype=torch.uint8))
-    check(replay.sample(500), env.truth)
-
-
-@pytest.mark.parametrize("lengths", [[5, 9, 2], [9, 14, 3, 20, 1, 33, 8, 17] * 4])
-def test_a_saved_replay_samples_the_same(tmp_path, lengths):
-    env, replay = Counting(lengths), Replay(SPEC, 50, 0.9)
-    first, rest = lengths[: len(lengths) // 2], lengths[len(lengths) // 2 :]
-    env.lengths = first
-    env.play(replay)
-    replay.save(tmp_path)
-    env.lengths = rest
-    env.play(replay)
-    saved = replay.save(tmp_path)
-    replay.prune(tmp_path)
-
-    copy = Replay(SPEC, 50, 0.9)
-    copy.load(tmp_path, saved)
     assert len(copy) == len(replay)
-    for twin in (replay, copy):  # the episode in progress goes on
-        twin.add(torch.tensor([0.0]), 0.0, False, torch.ones(3, 3, 2, 2, dtype=torch.uint8))
     batches = []
-    for twin in (replay, copy):
+    for twin in (replay, copy):  # episodes in progress go on
+        for i in range(len(lengths)):
+            twin.add(torch.tensor([0.0]), 0.0, False, torch.ones(3, 3, 2, 2, dtype=torch.uint8), env=i)
         torch.manual_seed(0)
         batches.append(twin.sample(500))
     assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
 
 
-def test_a_replay_can_grow_when_a_run_is_made_longer(tmp_path):
-    env, small, large = Counting([9, 14, 3, 20, 1, 33, 8, 17] * 4), Replay(SPEC, 50, 0.9), Replay(SPEC, 500, 0.9)
-    env.play(small)
-    large.load(tmp_path, small.save(tmp_path))
-    env.play(large)
-    check(large.sample(5_000), env.truth)
-    assert len(large) == 420 + len(small)
+def test_transitions_are_sampled_uniformly():
+    _, replay = played(100, 20, [10, 3, 7])
+    torch.manual_seed(0)
+    counts = np.bincount(replay.sample(40_000).action[:, 0].int().numpy())
+    counts = counts[counts > 0]
+    assert len(counts) == 20
+    assert ((counts - 2_000) ** 2 / 2_000).sum() < 43.8  # 0.1 % quantile of chi-squared with 19 degrees of freedom
 
 
-def test_nothing_is_forgotten_before_the_replay_is_full():
-    env, replay = Counting([52]), Replay(SPEC, 50, 0.9)  # 59 slots
-    env.play(replay)
-    assert len(replay) == 52
-    env.play(replay)
-    check(replay.sample(2_000), env.truth)
+def test_single_frames_are_the_newest_of_next_observations():
+    players, replay = played(100, 20, [10, 3, 7])
+    seen = {frame for frame, *_, first in players.written[0] if not first}
+    assert set(replay.sample_frames(500)[:, 0, 0, 0].tolist()) == seen
 
 
-def test_saving_adds_files_and_never_rewrites_one(tmp_path):
-    env, replay = Counting([5]), Replay(SPEC, 50, 0.9)
-    env.play(replay)
+def test_saving_adds_files_never_rewrites_one_and_deletes_what_is_overwritten(tmp_path):
+    players, replay = played(50, 20, EPISODES)
     replay.save(tmp_path)
     (first,) = tmp_path.iterdir()
     before = first.stat().st_mtime_ns
-    env.play(replay)
+    players.play(replay, 20)
     replay.save(tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
     assert first.stat().st_mtime_ns == before
-
-
-def test_a_replay_can_be_saved_after_it_wrapped_and_loaded(tmp_path):
-    env, replay, copy = Counting([9, 14, 3, 20, 1, 33, 8, 17] * 4), Replay(SPEC, 50, 0.9), Replay(SPEC, 50, 0.9)
-    env.play(replay)
-    copy.load(tmp_path, replay.save(tmp_path))
-    check(copy.sample(2_000), env.truth)
+    players.play(replay, 200)
+    copy, saved = Replay(SPEC, 50, 0.9), replay.save(tmp_path)
+    replay.prune(tmp_path)
+    assert not first.exists()
+    copy.load(tmp_path, saved)
+    players.check(copy)
     assert len(copy) == len(replay)
 
 
-def test_a_saved_replay_is_never_squeezed_into_a_smaller_one(tmp_path):
-    env, large, small = Counting([30, 40, 50]), Replay(SPEC, 200, 0.9), Replay(SPEC, 50, 0.9)
-    env.play(large)
-    small.load(tmp_path, large.save(tmp_path))
-    assert len(small) == 120
-    check(small.sample(2_000), env.truth)
+@pytest.mark.parametrize("capacity", [50, 500])
+def test_a_replay_can_grow_when_a_run_is_made_longer_and_never_shrinks(tmp_path, capacity):
+    players, replay = played(200, 120, EPISODES)
+    other = Replay(SPEC, capacity, 0.9)
+    other.load(tmp_path, replay.save(tmp_path))
+    assert len(other) == 120
+    players.play(other, 50)
+    players.check(other)
+    assert len(other) == 170
 
 
 def test_size_is_that_of_single_frames():
@@ -208,23 +146,7 @@ def test_a_replay_too_large_for_the_machine_is_refused():
         Replay(EnvSpec(3, 64, 6), 10**9, 0.99)
 
 
-def play_in_turns(replay, lengths, steps):
-    """Environments write step by step; what each wrote, in order: (frame, action, reward, terminated, first)."""
-    written, left, count = [[] for _ in lengths], [0] * len(lengths), 0
-    episodes = [iter(ends) for ends in lengths]
-    for _ in range(steps):
-        for i, ends in enumerate(episodes):
-            if left[i] == 0:
-                left[i], count = next(ends), count + 1
-                replay.add_first(torch.full((3, 3, 2, 2), count, dtype=torch.uint8), env=i)
-                written[i].append((count, 0.0, 0.0, False, True))
-        for i in range(len(lengths)):
-            left[i], count = left[i] - 1, count + 1
-            terminated = left[i] == 0 and count % 2 == 0
-            obs = torch.full((3, 3, 2, 2), count, dtype=torch.uint8)
-            replay.add(torch.tensor([float(count)]), count / 2, terminated, obs, env=i)
-            written[i].append((count, float(count), count / 2, terminated, False))
-    return written
+# sequences
 
 
 def runs_of(written, length):
@@ -243,21 +165,16 @@ def sampled_runs(replay, length, count=3_000):
     return {tuple(zip(*(part[i].tolist() for part in parts), strict=True)) for i in range(count)}
 
 
-EPISODES = [[[7, 3, 12, 1, 9, 30]], [[7, 3, 12, 1, 30], [1, 1, 2, 25, 9]]]
-
-
-@pytest.mark.parametrize("lengths", EPISODES)
+@pytest.mark.parametrize("lengths", [THREE[:1], THREE[:2]])
 def test_sequences_are_every_run_of_an_environment_and_no_other(lengths):
-    replay = Replay(SPEC, 400, 0.9, num_envs=len(lengths))
-    written = play_in_turns(replay, lengths, 30)
-    assert sampled_runs(replay, 5) == set(runs_of(written, 5))
+    players, replay = played(400, 30, *lengths)
+    assert sampled_runs(replay, 5) == set(runs_of(players.written, 5))
 
 
-@pytest.mark.parametrize("lengths", EPISODES)
-def test_sequences_never_reach_what_was_overwritten(tmp_path, lengths):
-    replay = Replay(SPEC, 40, 0.9, num_envs=len(lengths))
-    written = play_in_turns(replay, lengths, 30 if len(lengths) > 1 else 60)
-    runs, every = sampled_runs(replay, 5), set(runs_of(written, 5))
+@pytest.mark.parametrize(("lengths", "steps"), [(THREE[:1], 60), (THREE[:2], 30)])
+def test_sequences_never_reach_what_was_overwritten(tmp_path, lengths, steps):
+    players, replay = played(40, steps, *lengths)
+    runs, every = sampled_runs(replay, 5), set(runs_of(players.written, 5))
     assert runs <= every
     assert len(runs) == len(replay) - 5 * len(lengths)  # all but those that may begin before what is kept
     assert max(every, key=lambda run: run[-1][0]) in runs
@@ -267,7 +184,6 @@ def test_sequences_never_reach_what_was_overwritten(tmp_path, lengths):
 
 
 def test_sequences_longer_than_what_is_kept_are_refused():
-    replay = Replay(SPEC, 20, 0.9)
-    play_in_turns(replay, [[100]], 60)
+    _, replay = played(20, 60, [100])
     with pytest.raises(UserError, match="need a larger --replay-capacity"):
         replay.sample_sequences(2, 60)

@@ -11,8 +11,10 @@ from threading import Timer
 
 import psutil
 import pytest
+from conftest import config_for, records
+from conftest import equal as same
+from conftest import tensors as weights
 from test_pool import gone
-from test_train import config_for, records, same, weights
 
 from alda.config import Config, to_json
 from alda.errors import UserError

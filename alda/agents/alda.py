@@ -19,7 +19,7 @@ from torch.optim import Adam, AdamW
 from alda.agents.base import parameters_of
 from alda.agents.codes import FrameCodesConfig, SACOnCodes
 from alda.agents.decoding import DecodingAgent, psnr
-from alda.errors import UserError
+from alda.errors import UserError, check_ascending
 from alda.latents import LatentConfig, make_latent
 from alda.latents.base import Code
 from alda.nets.conv import WIDTHS, FrameDecoder, FrameEncoder, HistoryEncoder, Norm
@@ -67,6 +67,10 @@ class ALDAConfig(FrameCodesConfig, LatentConfig):
     """With stored codes, frames that are encoded again each time, the oldest codes first."""
 
     from_zero: ClassVar[tuple[str, ...]] = ("autoencoder_first",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ascending(self, "agent", "codebook_range")
 
     def steady(self) -> "ALDAConfig":
         return replace(self, random_steps=2, autoencoder_first=0)

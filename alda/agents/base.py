@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from alda.envs.backgrounds.data import Data
+from alda.errors import UserError, check_numbers
 from alda.training.replay import Replay
 from alda.types import Metrics, Obs, Seen
 
@@ -28,6 +29,11 @@ class AgentConfig:
     """Transitions per update."""
     discount: float = 0.99
     """Discount factor per agent step."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "agent", self.from_zero)
+        if self.discount > 1:
+            raise UserError(f"--agent.discount must be from 0 to 1, not {self.discount}")
 
     @property
     def least_capacity(self) -> int:

@@ -9,6 +9,7 @@ from torch.optim import Adam
 
 from alda.agents.base import AgentConfig, State, frozen_copy, parameters_of, polyak_
 from alda.agents.decoding import LatentAgent
+from alda.errors import check_ascending
 from alda.nets.mlp import Activation, Actor, Critic, initialize_
 from alda.nets.representation import PixelEncoder, Representation, TransitionFeatures
 from alda.training.replay import Replay
@@ -45,6 +46,10 @@ class ActorCriticConfig(AgentConfig):
     """Agent steps between updates of the target networks."""
     updates_per_step: int = 1
     """Learning steps per agent step."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ascending(self, "agent", "log_std_bounds")
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,6 @@ def demo(*, out: Path = Path("demo"), steps: int = 16_000, seed: int = 0) -> Non
         shifts=("train", SHIFTED),
         eval_every=-(-steps // 4),
         eval_episodes=6,
-        eval_beside=True,
         video_every=2**31,  # none before the last evaluation
         checkpoint_minutes=2,
     )

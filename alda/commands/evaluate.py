@@ -19,7 +19,7 @@ from alda.files import write_json
 from alda.policy import load
 from alda.progress import wide_console
 from alda.provenance import describe_machine
-from alda.training.rollout import Job, bootstrap_interval, episode_seeds, play_all
+from alda.training.rollout import EpisodeRequest, bootstrap_interval, episode_seeds, play_all
 
 
 def evaluate(
@@ -57,12 +57,14 @@ def evaluate(
     policy = load(run, device=device)
     named = Data(cache=policy.config.data.cache) if generated else policy.config.data
     config = dataclasses.replace(policy.config, shifts=tuple(dict.fromkeys(shifts)), data=_over(named, data))
-    made_with = config.worlds()
+    made_with = config.eval_conditions()
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.touch()  # better to know now than after playing
     console = wide_console()
-    jobs = [Job(shift, episode_seed) for shift in made_with for episode_seed in episode_seeds(seed, 0, episodes)]
+    jobs = [
+        EpisodeRequest(shift, episode_seed) for shift in made_with for episode_seed in episode_seeds(seed, 0, episodes)
+    ]
     totals = [0.0] * len(jobs)
     processes = min(default_workers() if workers is None else workers, len(jobs))
     with (

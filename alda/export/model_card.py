@@ -13,7 +13,7 @@ from alda.agents.base import State
 from alda.config import Config
 from alda.errors import UserError
 from alda.presets import presets
-from alda.provenance import World
+from alda.provenance import Conditions
 from alda.training.logger import read_metrics
 from alda.training.rollout import bootstrap_interval
 
@@ -25,7 +25,7 @@ class Evaluation(NamedTuple):
     step: int  # agent steps before it
     world: str
     returns: list[float]
-    made_with: World
+    made_with: Conditions
 
     def row(self) -> str:
         low, high = bootstrap_interval(self.returns)

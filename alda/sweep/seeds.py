@@ -58,8 +58,8 @@ def train_seeds(config: Config) -> None:
             "processes for --seeds cannot find what is written in the program itself: move the method or latent model "
             "to a file of its own and import that, or train one --seed at a time"
         )
-    first.worlds()  # may shrink videos for a minute, once for all
-    first.trained_in()
+    first.eval_conditions()  # may shrink videos for a minute, once for all
+    first.conditions(first.train_shift)
     names = [f"seed {seed}: " for seed in config.seeds]
     with exit_at_sigterm(), collected_signals() as caught, displays(names, config.steps) as shown:
         say = partial(shown[0].console.print, highlight=False, markup=False, soft_wrap=True)

@@ -1,11 +1,11 @@
-"""Everything that makes a run fast and nothing that changes what it learns. Applied last, to a finished agent."""
+"""Everything that makes learning fast without changing what is learned. Applied last, to a finished agent."""
 
 import ctypes
 import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -23,11 +23,14 @@ _WARM_UP = 3  # eager calls before a method is captured
 
 
 def accelerate(agent: Agent, speed: Speed, *, compiled: bool = False) -> Agent:
-    """plain leaves the agent as it is. fast encodes frames that two observations share once, runs image layers in
-    bfloat16 with float32 results where the hardware multiplies bfloat16, and fuses the optimisers; on a CPU it keeps
-    freed memory, on a GPU it turns hot methods and acting into CUDA graphs.
+    """Return the agent as it is (plain), or made fast.
 
-    compiled: fuse what is between the convolutions by PyTorch's compiler, where the agent learns.
+    fast encodes frames that two observations share once, runs image layers in bfloat16 with float32 results where the
+    hardware multiplies bfloat16, and fuses the optimisers; on a CPU it keeps freed memory, on a GPU it turns hot
+    methods and acting into CUDA graphs.
+
+    compiled: fuse the layers between convolutions by PyTorch's compiler while learning.
+    Raises UserError where that needs a C++ compiler and there is none.
     """
     if speed == "plain":
         return agent
@@ -59,34 +62,15 @@ def accelerate(agent: Agent, speed: Speed, *, compiled: bool = False) -> Agent:
     return agent
 
 
-class Beside:
-    """Work that a GPU does beside the rest, on a stream of its own; on a CPU, like any other.
-
-    One for a whole run: memory is kept for each stream apart.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-
-    def __call__(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
-
-    def catch_up(self) -> None:
-        """What comes next there waits for all that has been asked for here."""
-        if self.stream is not None:
-            self.stream.wait_stream(torch.cuda.current_stream(self.device))
-
-
 def synchronize(device: torch.device) -> None:
-    """Waits until a GPU has done all that was asked of it."""
+    """Wait until a GPU has done all that was asked of it; a CPU always has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """For one observation more threads do not help, and the environments need the cores."""
+    """Compute with one thread: for a single observation more do not help, and environments need the cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -96,7 +80,7 @@ def one_thread() -> Iterator[None]:
 
 
 def has_bfloat16(device: str) -> bool:
-    """Whether bfloat16 products are computed by hardware."""
+    """Return whether bfloat16 products are computed by hardware."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     try:
@@ -115,8 +99,10 @@ def _in_bfloat16(forward: Callable[..., Tensor], device: str) -> Callable[..., T
 
 
 def _keep_freed_memory() -> None:
-    """Activations are tens of megabytes each. The C library gives such blocks back to the system when they are freed,
-    and the system clears every page when they are asked for again, which costs as much as the arithmetic."""
+    """Let the C library keep freed blocks of tens of megabytes, as activations are.
+
+    Given back, every page would be cleared when it is asked for again, which costs as much as the arithmetic.
+    """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
@@ -127,7 +113,7 @@ def _keep_freed_memory() -> None:
 
 
 class _CompiledWhileLearning:
-    """Image layers that are compiled where the agent learns: elsewhere, sizes change from call to call."""
+    """Image layers, compiled while the agent learns; elsewhere sizes change from call to call."""
 
     learning = False
 
@@ -150,20 +136,20 @@ def _learning(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Recording(Protocol):
-    """Operations on fixed memory, recorded once."""
+    """Recorded operations on fixed memory."""
 
     outputs: Any
-    """What the recorded call returned; `replay` writes new values there."""
+    """Results of the recorded call; `replay` writes new values there."""
 
     def replay(self) -> None: ...
 
 
 class Captured:
-    """A method that is recorded, once for every set of shapes and switches that it is called with.
+    """Method that is recorded, once for every set of shapes and switches that it is called with.
 
-    The first calls are real ones; capturing asks for them. Then one call is recorded on tensors that stay in place;
-    from there on a call copies what it is given into them, replays the recording and returns copies of what came of it.
-    Random numbers go on as in eager calls.
+    The first calls run eagerly, as capturing needs. Then one call is recorded on tensors that stay in place; later
+    calls copy their inputs there, replay the recording, and return copies of its outputs. Random numbers continue as in
+    eager calls.
 
     method: takes tensors, tuples of them or None, and switches by keyword; never waits for the device.
     """
@@ -193,7 +179,7 @@ class Captured:
 
 
 class CudaGraph:
-    """A call as a CUDA graph; recording it does not run it."""
+    """Call as a CUDA graph; recording it does not run it."""
 
     def __init__(self, device: torch.device, call: Callable[[], Any]) -> None:
         self.graph = torch.cuda.CUDAGraph()

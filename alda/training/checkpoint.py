@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to go on as if it had never stopped.
+"""Checkpoints: all that a run needs to continue as if it had never stopped.
 
     RUN/checkpoints/
         latest.json             names the checkpoint that counts; replaced in one move, after all else is on disk
@@ -16,9 +16,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
 from alda.agents.base import Agent
@@ -26,20 +28,37 @@ from alda.errors import UserError
 from alda.files import join_tensors, read_tensors, split_tensors, write_json, write_tensors
 from alda.training.replay import Replay
 
-# What reading broken files raises.
-_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError)
+# What reading broken or missing files raises, and what must not be taken for it.
+_MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_DAMAGE = (*_MISSING, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError)
+_NO_DAMAGE = (UserError, torch.OutOfMemoryError, torch.AcceleratorError)
+
+
+@dataclass
+class Position:
+    """Progress of a run; with the rest of a checkpoint, enough to resume it."""
+
+    step: int = 0  # agent steps taken
+    updates: int = 0  # learning steps taken
+    due: int = -1  # agent step for which learning steps were counted last
+    updates_left: int = 0  # of them, still to take
+    begun: int = 0  # training episodes begun
+    logged: int = 0  # step of the last line of metrics
+    evaluated: int = -1  # step of the last evaluation
+    episodes: list[int] = field(default_factory=list)  # by number, the one that each environment plays
+    totals: list[float] = field(default_factory=list)  # their returns so far
 
 
 def save_checkpoint(
     run_dir: Path, agent: Agent, replay: Replay, state: dict[str, Any], check: Callable[[], None] = lambda: None
 ) -> None:
-    """Writes a checkpoint and then forgets the one before. Raises OSError, with the one before intact.
+    """Write a checkpoint and then delete the one before. Raises OSError, with the one before intact.
 
-    check: raises OSError where the run is another process's by now, of which nothing may be touched.
+    check: raises OSError where another process has taken the run over; then nothing of it is touched.
     """
     check()
     folder = run_dir / "checkpoints"
-    folder.mkdir(exist_ok=True)  # a run directory that is gone is not made again: its replay would be missing
+    folder.mkdir(exist_ok=True)  # a run directory that is gone is not made again, as its replay would be missing
     number = 1 + max((int(path.name.removeprefix("save_")) for path in _places(folder)), default=0)
     place = folder / f"save_{number:06d}"
     try:
@@ -56,14 +75,14 @@ def save_checkpoint(
     except BaseException:
         with suppress(UserError):
             if has_checkpoint(run_dir) and _latest(run_dir) == place:
-                raise  # interrupted when it was whole
+                raise  # it was interrupted after the checkpoint was complete
         shutil.rmtree(place, ignore_errors=True)
         raise
-    _flush_names(folder)  # before what it named until now is deleted
+    _flush_names(folder)  # before the checkpoint that it named until now is deleted
     for old in _places(folder):
         if old != place:
             shutil.rmtree(old, ignore_errors=True)
-    with suppress(OSError):  # what cannot be deleted now will be next time
+    with suppress(OSError):  # what cannot be deleted now is deleted next time
         replay.prune(folder / "replay")
 
 
@@ -72,63 +91,69 @@ def has_checkpoint(run_dir: Path) -> bool:
 
 
 def load_weights(run_dir: Path, agent: Agent) -> int:
-    """Loads the latest weights into an agent; returns the agent step they are from."""
+    """Load the latest weights into an agent; return the agent step they are from."""
     place = _latest(run_dir)
     try:
-        with _reading(place / "agent.safetensors") as path:
+        with reading(place / "agent.safetensors") as path:
             agent.load_state_dict(read_tensors(path))
-        with _reading(place / "state.json") as path:
+        with reading(place / "state.json") as path:
             return int(json.loads(path.read_text())["position"]["step"])
     except UserError:
         if _latest(run_dir) == place:
             raise
-    return load_weights(run_dir, agent)  # training has replaced it meanwhile
+    return load_weights(run_dir, agent)  # training has replaced them meanwhile
 
 
 def load_checkpoint(run_dir: Path, agent: Agent, replay: Replay) -> dict[str, Any]:
-    """Loads everything; returns the state that was given to save_checkpoint."""
+    """Load agent and replay; return the state that was given to save_checkpoint."""
     load_weights(run_dir, agent)
     place = _latest(run_dir)
-    with _reading(place / "state.json") as path:
+    with reading(place / "state.json") as path:
         content = json.loads(path.read_text())
-    with _reading(place / "training.safetensors") as path:
+    with reading(place / "training.safetensors") as path:
         state = join_tensors(content, read_tensors(path))
         agent.load_training_state(state.pop("agent"))
-    with _reading(run_dir / "checkpoints" / "replay") as path:
+    with reading(run_dir / "checkpoints" / "replay") as path:
         replay.load(path, state.pop("replay"))
     return state
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Path]:
+    """Turn what broken or missing files raise into a UserError.
+
+    Out of memory, or a file that may not be read, is no damage and is raised as it is.
+    """
+    try:
+        yield path
+    except _NO_DAMAGE:
+        raise
+    except _DAMAGE as error:
+        cause = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{path} is damaged or from another version of alda ({cause}); put a copy in its place, or begin again in "
+            "another --run-dir"
+        ) from error
 
 
 def _latest(run_dir: Path) -> Path:
     latest = run_dir / "checkpoints" / "latest.json"
     if not latest.exists():
         raise UserError(f"{run_dir} has no checkpoint: it is a record, or has not saved yet")
-    with _reading(latest) as path:
+    with reading(latest) as path:
         return path.parent / str(Path(json.loads(path.read_text())["checkpoint"]).name)
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[Path]:
-    """Whatever reading it raises becomes a UserError."""
-    try:
-        yield path
-    except _DAMAGE as error:
-        cause = f"{type(error).__name__}: {error}"
-        raise UserError(
-            f"{path} is damaged ({cause}); put a copy in its place, or begin again in another --run-dir"
-        ) from error
-
-
 def _places(folder: Path) -> list[Path]:
-    """Of checkpoints, whole or not; what others may have put beside them is theirs."""
+    """Return the folders of checkpoints, complete or not; whatever else lies beside them is left alone."""
     return [path for path in folder.glob("save_*") if path.is_dir() and path.name.removeprefix("save_").isdecimal()]
 
 
 def _flush_names(folder: Path) -> None:
-    """Which files there are is on disk after this, as what is in them is already."""
+    """Put the names of a folder's files on disk, as their contents are already."""
     place = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some file systems know no such thing
+        with suppress(OSError):  # some file systems cannot
             os.fsync(place)
     finally:
         os.close(place)

@@ -20,14 +20,14 @@ from alda.types import Metrics
 
 
 class DamagedMetrics(UserError, ValueError):  # noqa: N818 (says what is wrong, as its parents do)
-    """Metrics that cannot be read. To people an error they can put right, to code that reads files a wrong value."""
+    """Metrics that cannot be read: an error that users can put right, and a wrong value for code that reads files."""
 
 
 class Logger:
-    """Writes RUN/metrics.jsonl and RUN/tensorboard.
+    """Writer of RUN/metrics.jsonl and RUN/tensorboard.
 
-    saved: the `state` to go on from; lines that were written after it are dropped. Raises DamagedMetrics where lines
-    from before it are missing, unless the file is: then records begin anew.
+    saved: the `state` to resume from; lines that were written after it are dropped. Raises DamagedMetrics where lines
+    from before it are missing, unless the whole file is: then a new one begins.
     """
 
     def __init__(self, run_dir: Path, device: str = "cpu", saved: dict[str, Any] | None = None) -> None:
@@ -49,7 +49,7 @@ class Logger:
         self._board.write_event(Event(step=first_dropped, session_log=SessionLog(status=SessionLog.START)))
 
     def log(self, metrics: Metrics) -> None:
-        """Adds values to the averages of the next flush."""
+        """Add values to the averages of the next flush."""
         for name in metrics:
             if name not in self.sums:
                 self.sums[name] = torch.zeros((), dtype=torch.float32, device=self.device)
@@ -60,7 +60,7 @@ class Logger:
         torch._foreach_add_([self.sums[name] for name in metrics], values)  # one launch
 
     def flush(self, position: dict[str, int], extra: dict[str, float]) -> dict[str, float]:
-        """One line: where the run is, the averages since the last flush, and numbers to write as they are."""
+        """Write a line: the run's position, the averages since the last flush, and numbers as they are."""
         names = list(self.sums)
         averages = torch.stack([self.sums[n] / self.counts[n] for n in names]).tolist() if names else []
         self.sums.clear()
@@ -70,7 +70,7 @@ class Logger:
         return values
 
     def write(self, position: dict[str, int], values: dict[str, Any]) -> None:
-        """One line of numbers as they are; what is not a number is written as null. Raises OSError on a full disk."""
+        """Write a line of numbers as they are, those that are not finite as null. Raises OSError on a full disk."""
         row = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
         with self.path.open("a") as file:
             file.write(json.dumps({**position, **row}) + "\n")
@@ -84,18 +84,18 @@ class Logger:
         self._board.flush()
 
     def state(self) -> dict[str, Any]:
-        """What a later logger needs to go on."""
+        """Return what a later logger needs to resume."""
         return {"sums": dict(self.sums), "counts": dict(self.counts), "lines": self.lines}
 
     def close(self) -> None:
-        with suppress(OSError):  # a full disk; every number is in the metrics
+        with suppress(OSError):  # the disk is full; every number is in metrics.jsonl
             self._board.close()
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics; a last line that was cut off in writing is left out.
+    """Return the lines of a run's metrics, without a last one that was cut off while it was written.
 
-    Raises DamagedMetrics where something else is no line of metrics.
+    Raises DamagedMetrics where another line is none of metrics.
     """
     path = run_dir / "metrics.jsonl"
     lines = path.read_bytes().splitlines() if path.exists() else []
@@ -105,7 +105,7 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def _is_cut_off(line: bytes) -> bool:
-    """Whether it is the beginning of a line, or the zeros that a power cut leaves, or both."""
+    """Return whether this is the beginning of a line, or the zeros that a power cut leaves, or both."""
     if not line.startswith((b"{", b"\0")):
         return False
     try:
@@ -127,4 +127,4 @@ def _rows(path: Path, lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def _remedy(damage: str) -> str:
-    return f"{damage}; put a copy in its place, or move it away: the run can go on without the lines before"
+    return f"{damage}; put a copy in its place, or move it away: the run can be resumed without the lines before"

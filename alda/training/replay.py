@@ -1,14 +1,14 @@
 """Replay memory: every frame stored once, stacks rebuilt when sampled, episodes of any length.
 
-Observations are written one after another into a ring of slots. Slot s keeps the newest frame of an observation with
+Observations are written one after another into a ring of slots. A slot keeps the newest frame of an observation with
 the action, reward and termination that led to it, the slot that its environment wrote before, and whether an episode
 begins. Following these links rebuilds a sequence, however many environments write in turns, and a stack, in which the
 first frame of an episode is repeated as the environment does. A transition is named by the slot of its next
 observation, and a table lists those slots, so that sampling is arithmetic and a few gathers: no mask, no search,
-nothing that makes the host wait for the device.
+nothing that makes the host wait for the device. Slot s lies at place s % slots of the ring.
 
-For an agent that learns from stored codes, a slot also keeps the code of its frame and when it was written. Frames
-have none when they arrive; the agent writes them, first for new frames, then again in turn, the oldest first.
+For an agent that learns from stored codes, a slot also keeps the code of its frame and when it was written. The agent
+writes them: first for new frames, then again in turn, the oldest first.
 """
 
 from pathlib import Path
@@ -31,13 +31,10 @@ _FILE_SLOTS = 8_192  # slots per file of a saved replay: 100 MB at 64x64
 class Replay:
     """Uniform replay on one device, for a learner on the same or another.
 
-    spec: shapes of observations and actions. capacity: transitions kept (fewer where
-    episodes are shorter than 250 steps); the oldest are overwritten. discount: gamma per agent step.
-    device: where frames are kept. learner: where samples are delivered (the same, unless said).
-    stopwatch: is told what sampling takes ("sample"). code_dim: length of the code kept beside each frame, if any.
-    On the CPU the operating system hands out memory as it is first written; an accelerator's is reserved at once, so
-    that no run ends for want of it after hours.
-    Raises UserError where the device cannot hold it all.
+    spec: shapes of observations and actions. capacity: transitions kept (fewer where episodes are shorter than 250
+    steps); the oldest are overwritten. discount: gamma per agent step. device: where frames are kept. learner: where
+    samples are delivered (None: the same). stopwatch: counts the time of sampling as "sample". code_dim: length of the
+    code kept beside each frame, if any. Raises UserError where the device cannot hold it all.
     """
 
     def __init__(
@@ -57,7 +54,7 @@ class Replay:
         self.reach = _reach(spec, num_envs)
         self.slots = _slots(spec, capacity, num_envs)
         self._check_memory()
-        self.written = 0  # slots written since the beginning; slot s lives at place s % slots
+        self.written = 0  # slots written since the beginning
         self.added = 0  # transitions added since the beginning
         self.oldest = 0  # the first of them that can still be sampled
         self._missing = 0  # slots before this one were overwritten before the replay was saved
@@ -69,16 +66,16 @@ class Replay:
         self._turn = 0  # slot whose code is written again next
 
     def __len__(self) -> int:
-        """Transitions that can be sampled."""
+        """Return the number of transitions that can be sampled."""
         return self.added - self.oldest
 
     @property
     def bytes(self) -> int:
-        """Memory when full."""
+        """Return the memory of a full replay."""
         return self.slots * _slot_bytes(self.spec, self.code_dim)
 
     def add_first(self, obs: UInt8[Tensor, "f c h w"], env: int = 0) -> None:
-        """An episode of one environment begins."""
+        """Add the first observation of an episode of one environment."""
         self._write(obs, torch.zeros(self.spec.action_dim), 0.0, False, env, first=True)
 
     def add(
@@ -89,7 +86,7 @@ class Replay:
         next_obs: UInt8[Tensor, "f c h w"],
         env: int = 0,
     ) -> None:
-        """One step of it: what was done, and what came of it."""
+        """Add a step of that episode."""
         self._write(next_obs, action, reward, terminated, env, first=False)
         entry = self.added % self.slots
         self._slot_of[entry] = self.written - 1
@@ -98,28 +95,26 @@ class Replay:
         self._forget()
 
     def sample(self, batch_size: int) -> Transition:
-        """One-step transitions, uniformly, on the learner's device."""
-        with self.stopwatch("sample"):
-            return self._sample(batch_size, "frame")
+        """Sample one-step transitions uniformly, to the learner's device."""
+        return self._sample(batch_size, "frame")
 
     def sample_codes(self, batch_size: int) -> Transition:
-        """One-step transitions, uniformly, with stacks of stored codes in place of frames."""
+        """Sample one-step transitions uniformly, with stacks of stored codes in place of frames."""
         assert self.coded == self.written, f"slots {self.coded} to {self.written} have no code yet"
-        with self.stopwatch("sample"):
-            return self._sample(batch_size, "code")
+        return self._sample(batch_size, "code")
 
     def sample_frames(self, count: int) -> UInt8[Tensor, "n c h w"]:
-        """Single frames, uniformly over transitions, each the newest of its next observation."""
+        """Sample the newest frames of the next observations of transitions."""
         with self.stopwatch("sample"):
             return self._store["frame"][self._pick(count)].to(self.learner)
 
     def _pick(self, count: int) -> Int64[Tensor, " n"]:
-        """Places of the next observations of transitions, drawn uniformly."""
+        """Draw places of the next observations of transitions."""
         pick = torch.randint(self.oldest, self.added, (count,), device=self.device)
         return self._store["transition"][pick % self.slots] % self.slots
 
     def _stacks(self, place: Int64[Tensor, " b"], length: int) -> Int64[Tensor, "b f"]:
-        """Places of the newest `length` frames of observations, oldest first; an episode's first frame is repeated."""
+        """Return places of the newest frames of observations, the oldest first; an episode's first frame repeats."""
         steps = [place]
         for _ in range(length - 1):
             now = steps[-1]
@@ -127,56 +122,53 @@ class Replay:
         return torch.stack(steps[::-1], dim=1)
 
     def _sample(self, batch_size: int, kind: str) -> Transition:
-        place = self._pick(batch_size)
-        window = self._stacks(place, self.spec.frames + 1)
-        frames = self._store[kind][window].to(self.learner)  # [B, F+1, C, H, W] or [B, F+1, L]
-        action, reward, terminated = (
-            self._store[k][place].to(self.learner) for k in ("action", "reward", "terminated")
-        )
-        discount = self.discount * (~terminated).float()
-        return Transition(frames[:, :-1], action, reward, discount, next_obs=frames[:, 1:])
+        with self.stopwatch("sample"):
+            place = self._pick(batch_size)
+            window = self._stacks(place, self.spec.frames + 1)
+            frames = self._store[kind][window].to(self.learner)  # [B, F+1, C, H, W] or [B, F+1, L]
+            action, reward, terminated = (
+                self._store[k][place].to(self.learner) for k in ("action", "reward", "terminated")
+            )
+            discount = self.discount * (~terminated).float()
+            return Transition(frames[:, :-1], action, reward, discount, next_obs=frames[:, 1:])
 
     def sample_sequences(self, batch_size: int, length: int) -> Sequence:
-        """Runs of `length` consecutive steps of one environment, uniformly, on the learner's device.
+        """Sample sequences of consecutive steps of one environment uniformly, to the learner's device.
 
-        They go on from one episode to the next. What would begin before the environment's first observation begins
-        with repetitions of it, each marked as the first of an episode. Raises UserError where the replay is too small.
+        They continue from one episode to the next. One that would begin before the environment's first observation
+        begins with repetitions of it, each marked as first. Raises UserError where the replay is too small.
         """
-        with self.stopwatch("sample"):
-            return self._sample_sequences(batch_size, length)
-
-    def _sample_sequences(self, batch_size: int, length: int) -> Sequence:
         gone = self.written > self.slots or self._missing
         oldest = self.oldest + length * len(self._newest) if gone else 0  # before it, links may lead to what is gone
         if oldest >= self.added:
             raise UserError(f"sequences of {length} steps need a larger --replay-capacity")
-        pick = torch.randint(oldest, self.added, (batch_size,), device=self.device)
-        steps = [self._store["transition"][pick % self.slots] % self.slots]
-        for _ in range(length - 1):
-            steps.append(self._store["before"][steps[-1]] % self.slots)
-        window = torch.stack(steps[::-1], dim=1)  # [B, T]
-        return Sequence(*(self._store[name][window].to(self.learner) for name in Sequence._fields))
+        with self.stopwatch("sample"):
+            pick = torch.randint(oldest, self.added, (batch_size,), device=self.device)
+            steps = [self._store["transition"][pick % self.slots] % self.slots]
+            for _ in range(length - 1):
+                steps.append(self._store["before"][steps[-1]] % self.slots)
+            window = torch.stack(steps[::-1], dim=1)  # [B, T]
+            return Sequence(*(self._store[name][window].to(self.learner) for name in Sequence._fields))
 
     def newest_frame(self, env: int = 0) -> UInt8[Tensor, "c h w"]:
-        """The frame that an environment added last."""
+        """Return the frame that an environment added last."""
         return self._store["frame"][self._newest[env] % self.slots].cpu()
 
     def newest_codes(self) -> Float[Tensor, "n f l"]:
-        """The codes of each environment's newest observation."""
+        """Return the codes of each environment's newest observation."""
         place = torch.tensor(self._newest, device=self.device) % self.slots
         return self._store["code"][self._stacks(place, self.spec.frames)].to(self.learner)
 
     def next_uncoded(self, most: int) -> Int64[Tensor, " n"]:
-        """Places of the first frames that have no code yet, at most so many; the next call goes on behind them."""
+        """Return places of the first frames without a code, at most so many; the next call continues after them."""
         first = max(self.coded, self._first_kept)
         self.coded = min(self.written, first + most)
         return self._places(first, self.coded)
 
     def next_in_turn(self, count: int) -> Int64[Tensor, " n"]:
-        """Places of the frames whose codes were written longest ago; the next call goes on behind them.
+        """Return places of the frames whose codes were written longest ago; the next call continues after them.
 
-        With n frames kept at the end of ceil(n / count) calls, every code has been named by one of them or is newer
-        than the first.
+        With n frames kept, ceil(n / count) calls return every code that is older than the first of them.
         """
         kept, live = self._first_kept, self.written - self._first_kept
         start = max(self._turn - kept, 0) % live
@@ -184,41 +176,41 @@ class Replay:
         return (kept + (start + torch.arange(count, device=self.device)) % live) % self.slots
 
     def frames_at(self, place: Int64[Tensor, " n"]) -> UInt8[Tensor, "n c h w"]:
-        """Frames by place, on the learner's device."""
+        """Return frames by place, on the learner's device."""
         return self._store["frame"][place].to(self.learner)
 
     def codes_at(self, place: Int64[Tensor, " n"]) -> Float[Tensor, "n l"]:
-        """Codes by place, on the learner's device."""
+        """Return codes by place, on the learner's device."""
         return self._store["code"][place].to(self.learner)
 
     def code_ages(self, place: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Agent steps, resets counted among them, since codes were written, by place, on the learner's device."""
+        """Return the agent steps, resets included, since codes were written, by place, on the learner's device."""
         return (self.written - self._store["coded"][place]).to(self.learner, torch.get_default_dtype())
 
     def some_coded(self, most: int) -> Int64[Tensor, " n"]:
-        """Places of frames spread evenly over those that have a code, at most so many."""
+        """Return places of frames spread evenly over those that have a code, at most so many."""
         first = self._first_kept
         return self._places(first, self.coded, -(-(self.coded - first) // most))
 
     def write_codes(self, place: Int64[Tensor, " n"], codes: Float[Tensor, "n l"]) -> None:
-        """Keep codes beside the frames at these places."""
+        """Store codes beside the frames at these places."""
         self._store["code"].index_copy_(0, place, codes.to(self.device))  # waits for no device, assigning may
         self._store["coded"].index_fill_(0, place, self.written)
 
     def forget_codes(self) -> None:
-        """Count all codes as missing, so that each is written anew before the next sample."""
+        """Count all codes as missing, so that each is written again before the next sample."""
         self.coded = self._first_kept
 
     @property
     def _first_kept(self) -> int:
-        """The oldest slot that has not been overwritten."""
+        """Return the oldest slot that has not been overwritten."""
         return max(0, self.written - self.slots, self._missing)
 
     def _places(self, first: int, last: int, every: int = 1) -> Int64[Tensor, " n"]:
         return torch.arange(first, last, every, device=self.device) % self.slots
 
     def save(self, folder: Path) -> dict[str, Any]:
-        """Adds what is new to the files in `folder`; returns what `load` needs. Saved files are never changed."""
+        """Add what is new to the files in `folder`; return what `load` needs. Saved files are never changed."""
         folder.mkdir(parents=True, exist_ok=True)
         oldest_slot = max(0, self.written - self.slots)
         self._files = [(first, last) for first, last in self._files if last > oldest_slot]
@@ -239,8 +231,8 @@ class Replay:
         return saved
 
     def load(self, folder: Path, saved: dict[str, Any]) -> None:
-        """Fills an empty replay from saved files. Raises UserError where one is missing."""
-        if saved["slots"] > self.slots:  # what was kept stays kept
+        """Fill an empty replay from saved files. Raises UserError where one is missing."""
+        if saved["slots"] > self.slots:  # nothing that was kept is lost
             self.slots, self._store = saved["slots"], {}
             self._check_memory()
             self._slot_of, self._store = np.zeros(self.slots, np.int64), self._reserved()
@@ -265,7 +257,7 @@ class Replay:
             self.coded, self._turn = codes["until"], codes["turn"]
 
     def prune(self, folder: Path) -> None:
-        """Deletes files that the last `save` does not need."""
+        """Delete files that the last `save` does not need."""
         needed = {_name(*limits) for limits in self._files}
         for path in folder.iterdir():
             if path.name not in needed:
@@ -284,7 +276,7 @@ class Replay:
         self._forget()
 
     def _list_transitions(self, slots: Int64[Tensor, " n"]) -> None:
-        """Of a loaded replay."""
+        """Add the transitions of loaded slots."""
         entry = torch.arange(self.added, self.added + len(slots)) % self.slots
         self._slot_of[entry] = slots
         self._store["transition"][entry.to(self.device)] = slots.to(self.device)
@@ -292,7 +284,7 @@ class Replay:
         self._forget()
 
     def _forget(self) -> None:
-        """Drops transitions of which a frame may have been overwritten."""
+        """Drop transitions of which a frame may have been overwritten."""
         gone = max(self.written - self.slots, self._missing)  # slots before this one are not there any more
         while gone and self.oldest < self.added and self._slot_of[self.oldest % self.slots] < gone + self.reach:
             self.oldest += 1
@@ -316,18 +308,21 @@ class Replay:
 
 
 def replay_bytes(spec: EnvSpec, capacity: int, num_envs: int = 1) -> int:
-    """Memory of a replay when full, but for stored codes."""
+    """Return the memory of a full replay without stored codes."""
     return _slots(spec, capacity, num_envs) * _slot_bytes(spec)
 
 
 def _slots(spec: EnvSpec, capacity: int, num_envs: int) -> int:
-    """An episode takes one more than it has transitions."""
+    """Return the slots of a replay; an episode takes one more than it has transitions."""
     return capacity + capacity // 250 + 2 * _reach(spec, num_envs)
 
 
 def _reach(spec: EnvSpec, num_envs: int) -> int:
-    """Slots that a stack may reach back: of one environment they lie side by side; between two of many, each of the
-    others writes at most two, a last observation and the first of its next episode."""
+    """Return how many slots a stack may reach back.
+
+    Those of one environment lie side by side; between two of one of several, each of the others writes at most two, a
+    last observation and the first of its next episode.
+    """
     return spec.frames * (1 if num_envs == 1 else 2 * num_envs)
 
 
@@ -336,7 +331,7 @@ def _slot_bytes(spec: EnvSpec, code_dim: int = 0) -> int:
 
 
 def _layout(spec: EnvSpec, code_dim: int = 0, *, saved: bool = False) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Of one slot."""
+    """Return shape and type of what a slot holds."""
     layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
         "frame": ((3, spec.image_size, spec.image_size), torch.uint8),
         "action": ((spec.action_dim,), torch.float32),
@@ -353,13 +348,13 @@ def _layout(spec: EnvSpec, code_dim: int = 0, *, saved: bool = False) -> dict[st
 
 
 def container_memory() -> float:
-    """Free memory inside this process's control group, where one limits it; bytes."""
+    """Return the bytes that this process's control group leaves free, where one limits it."""
     root = Path("/sys/fs/cgroup")
     try:
         limit, used = (int((root / f"memory.{name}").read_text()) for name in ("max", "current"))
         counts = dict(line.split() for line in (root / "memory.stat").read_text().splitlines())
         cached = int(counts.get("inactive_file", 0))  # given back on demand
-    except (OSError, ValueError):  # no such limit
+    except (OSError, ValueError):  # there is no such limit
         return float("inf")
     return limit - used + cached
 

@@ -1,4 +1,4 @@
-"""One process on one run: a lock on its directory, and signals that wait for a good moment."""
+"""One process per run: a lock on its directory, and signals that wait for a consistent moment."""
 
 import fcntl
 import signal
@@ -14,10 +14,10 @@ from alda.errors import UserError
 
 @contextmanager
 def only_one(run_dir: Path, busy: str = "is being trained by another process") -> Iterator[Callable[[], None]]:
-    """Two processes on one run directory would spoil each other's records. Raises UserError where there is another.
+    """Lock a run directory; raise UserError where another process has.
 
-    Yields a function that raises OSError if another process has taken the directory over: a file system on a network
-    gives the lock of a machine that it does not hear from to others.
+    Yields a function that raises OSError if another process has taken the directory over: a network file system gives
+    the lock of a machine that it cannot reach to others.
     """
     path, mine = run_dir / ".lock", token_hex(8)
     with path.open("a") as lock:
@@ -38,13 +38,12 @@ def only_one(run_dir: Path, busy: str = "is being trained by another process") -
 
 @contextmanager
 def collected_signals() -> Iterator[list[int]]:
-    """SIGINT, SIGTERM and SIGHUP, collected. A second SIGINT or SIGTERM acts at once.
+    """Collect SIGINT, SIGTERM and SIGHUP; a second SIGINT or SIGTERM acts at once.
 
-    A terminal that closes and its shell each send SIGHUP, so a second one means no hurry. Ignored, as under nohup, it
-    stays so.
+    A terminal that closes and its shell each send SIGHUP, so a second one means no hurry. Where it is ignored, as under
+    nohup, it stays ignored.
     """
     caught: list[int] = []
-
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
 
@@ -67,7 +66,7 @@ def collected_signals() -> Iterator[list[int]]:
 
 @contextmanager
 def exit_at_sigterm() -> Iterator[None]:
-    """So that SIGTERM, too, leaves nothing running; around collected_signals a second one."""
+    """Exit at SIGTERM through all clean-up; around collected_signals, at a second one."""
 
     def leave(number: int, _: FrameType | None) -> None:
         sys.exit(128 + number)

@@ -8,7 +8,7 @@ from alda.analysis.libraries import new_figure
 from alda.analysis.runs.table import load_run
 from alda.config import Config
 from alda.errors import UserError
-from alda.provenance import World
+from alda.provenance import Conditions
 
 STEPS = "agent steps (thousands)"
 RETURN = "return of an episode"
@@ -69,10 +69,12 @@ def plot_runs(runs: Sequence[Path], *, out: Path | None = None) -> Path:
     return file
 
 
-def _lines(config: Config, rows: list[dict[str, Any]]) -> Iterator[tuple[Config, str, World, list[dict[str, Any]]]]:
+def _lines(
+    config: Config, rows: list[dict[str, Any]]
+) -> Iterator[tuple[Config, str, Conditions, list[dict[str, Any]]]]:
     """The evaluations of a run in each world, those that were made in different ways apart."""
     for shift in config.shifts:
-        made: list[World] = []
+        made: list[Conditions] = []
         for row in rows:
             world = row.get(f"eval/{shift}/world", {})
             if world not in made:
@@ -81,7 +83,7 @@ def _lines(config: Config, rows: list[dict[str, Any]]) -> Iterator[tuple[Config,
             yield config, shift, world, [row for row in rows if row.get(f"eval/{shift}/world", {}) == world]
 
 
-def _apart(world: World, others: list[World]) -> str:
+def _apart(world: Conditions, others: list[Conditions]) -> str:
     """What tells a world from others of the same name, as in ' (background davis-2017)'."""
     keys = dict.fromkeys(key for other in others for key in other)
     told = [key for key in keys if any(other.get(key) != world.get(key) for other in others)]

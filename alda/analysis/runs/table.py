@@ -109,7 +109,7 @@ class Run:
     def conditions(self, shift: str) -> dict[str, set[str]]:
         """What its scores in a world were made with; several values where it changed on the way.
 
-        World, as in records.describe_world; settings of environment and agent; name of the variant; overlay images.
+        Conditions (alda.provenance); settings of environment and agent; name of the variant; overlay images.
         """
         env = vars(self.config.env)
         made: dict[str, Any] = {f"agent.{name}": value for name, value in self._agent.items()}

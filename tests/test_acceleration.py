@@ -13,6 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from alda.agents import AGENTS, make_agent
+from alda.agents.drq import DrQ
+from alda.agents.sac import SAC
 from alda.errors import UserError
 from alda.training.acceleration import _WARM_UP, Captured, accelerate
 from alda.training.timing import Stopwatch
@@ -211,13 +213,34 @@ def test_an_older_c_library_keeps_what_it_can(monkeypatch):
 
 
 def test_a_stopwatch_counts_inner_parts_once(monkeypatch):
-    now = iter([0.0, 1.0, 3.0, 6.0, 10.0, 15.0])
+    now = iter([0.0, 1.0, 3.0, 6.0, 10.0, 15.0, 16.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(now))
     watch = Stopwatch()
     with watch("update"), watch("sample"):  # entered at 1 and 3, left at 6 and 10
         pass
     watch.move(1.0, "sample", "idle")
-    assert watch.lap() == {"other": 1.0 + 5.0, "update": 2.0 + 4.0, "sample": 2.0, "idle": 1.0}
+    watch.add_elsewhere(20.0, "render")
+    parts = {"other": 1.0 + 5.0, "update": 2.0 + 4.0, "sample": 2.0, "idle": 1.0, "render": 20.0}
+    assert watch.lap() == (15.0, parts)
+    assert watch.lap() == (1.0, {"other": 1.0})
+
+
+class Rewarded(SAC):
+    """Another reward, and the frames as they are."""
+
+    def augment(self, batch):
+        return batch._replace(reward=2 * batch.reward)
+
+
+class Shifted(DrQ):
+    """Frames of obs and next_obs that are not the same any more."""
+
+
+@pytest.mark.parametrize(("kind", "shared"), [(Rewarded, True), (Shifted, False), (SAC, True)])
+def test_frames_are_encoded_once_where_a_method_declares_that_they_are_shared(kind, shared):
+    config = AGENTS["drq" if kind is Shifted else "sac"][0](**SMALL)
+    agent = accelerate(kind(config, SPEC), "fast")
+    assert agent.representation.one_pass == shared
 
 
 def test_an_accelerated_agent_keeps_its_weights_under_their_names():
