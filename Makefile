@@ -1,6 +1,6 @@
 # Two commands do all of it:  make demo   trains and shows ALDA
 #                             make test   checks the code and runs the tests
-# and, for developers, make test-mujoco4 runs the tests of the worlds with MuJoCo 4.
+# and, for developers, make test-mujoco4 runs the tests of the environments with MuJoCo 4.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -15,13 +15,13 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses auto --dist loadfile
 
-WORLD_TESTS := envs distracting video worlds pool mujoco_versions others
+ENVIRONMENT_TESTS := envs distracting video pool
 
 # In an environment of its own; everything else here is MuJoCo 3.17.
 test-mujoco4: BIN := .venv-mujoco4/bin
 test-mujoco4: .venv-mujoco4/installed
 	@scripts/ensure_rendering.sh $(BIN)
-	$(BIN)/pytest --numprocesses auto $(WORLD_TESTS:%=tests/test_%.py)
+	$(BIN)/pytest --numprocesses auto $(ENVIRONMENT_TESTS:%=tests/test_%.py)
 
 setup: .venv/installed
 	@scripts/ensure_rendering.sh $(BIN)

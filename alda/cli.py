@@ -28,7 +28,7 @@ COMMANDS = {  # words -> module of alda/commands, and its function where that is
     "report": "report",
     "envs": "envs",
     "envs preview": "envs",
-    "data check": "data",
+    "data prepare": "data",
     "demo": "demo",
     "doctor": "doctor",
     "bench": "bench",

@@ -1,4 +1,4 @@
-"""What the test worlds cost, each against the straightforward way, in one run: python benchmarks/environments.py
+"""Costs of the environments, each against the straightforward way, in one run: python benchmarks/environments.py
 
 The straightforward ways are those of the benchmarks' own code: recompile the model for other colours, write and upload
 an 800 x 800 sky at every second control step, decode a video in full size at every reset, draw with the simulator's own
@@ -28,7 +28,7 @@ from alda.envs.backgrounds.procedural import ProceduralClip
 from alda.envs.rendering import renderer_name
 from alda.envs.shifts.color import draw_table
 from alda.envs.shifts.video import green_screen
-from alda.envs.vector import default_workers, open_pool
+from alda.envs.vector import Pool, default_workers
 from alda.provenance import describe_machine
 from alda.training.rollout import EpisodeRequest, episode_seeds, play_all
 
@@ -58,7 +58,7 @@ def median_ms(call: Callable[[], Any], repeats: int) -> float:
 
 
 def color_reset(task: str) -> Row:
-    """A reset in other colours with its first frame: the model compiled again from edited XML, or edited in place."""
+    """Reset in other colours and draw: the model compiled again from edited XML, or edited in place."""
     import importlib
 
     domain = task.rsplit("_", 1)[0]
@@ -104,7 +104,7 @@ def agent_step(task: str, shift: str, profile: str, *, reference: bool = False, 
 
 
 def distracting_step(task: str, profile: str) -> list[Row]:
-    """An agent step under all distractions against a plain one, and against the reference's way of uploading."""
+    """Compare an agent step under all distractions with a plain one, and with the reference's way of uploading."""
     plain, ours = (agent_step(task, shift, profile) for shift in ("train", "distracting_cs:0.1"))
     reference = agent_step(task, "distracting_cs:0.1", profile, reference=True)
     return [
@@ -114,7 +114,7 @@ def distracting_step(task: str, profile: str) -> list[Row]:
 
 
 def compositing(task: str) -> Row:
-    """A video behind a drawn picture: the reference's formula in float, and ours, both with the frame to be made."""
+    """Put a video behind a drawn picture: by the reference's formula in float, and by ours."""
     env = make_env(task, shift="video_hard")
     env.reset(seed=0)
     drawn, behind = env.scene.picture(), ProceduralClip("test", 10, 256)[0]
@@ -130,7 +130,7 @@ def compositing(task: str) -> Row:
 
 
 def _composite_plainly(drawn: np.ndarray, behind: np.ndarray) -> np.ndarray:
-    """Hue, saturation and value of every pixel in turn; the background scaled at every frame."""
+    """Compute hue, saturation and value of every pixel in turn; scale the background at every frame."""
     import colorsys
 
     from PIL import Image
@@ -147,11 +147,11 @@ def _composite_plainly(drawn: np.ndarray, behind: np.ndarray) -> np.ndarray:
 
 
 def video_reset() -> Row:
-    """Getting at the video of an episode: decoded in full size at every reset, or shrunk once and mapped."""
+    """Get at the video of an episode: decoded in full size at every reset, or prepared once and mapped."""
     import av
 
+    from alda.envs.backgrounds.clips import video_clips
     from alda.envs.backgrounds.data import Data
-    from alda.envs.backgrounds.stored_clips import video_clips
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -177,7 +177,7 @@ def video_reset() -> Row:
 
 
 def rendering(task: str) -> tuple[Row, float, float]:
-    """A frame in exact and near quality, and how they differ: mean of 255, share of pixels by more than 8."""
+    """Draw frames in exact and near quality; return how they differ: mean of 255, share of pixels by more than 8."""
     times, frames = {}, {}
     for profile in ("exact", "near"):
         env = make_env(task, profile=profile)
@@ -198,7 +198,7 @@ def rendering(task: str) -> tuple[Row, float, float]:
 
 
 def evaluation(task: str, episodes: int) -> Row:
-    """Whole episodes of an untrained ALDA in three worlds, in this process and in parallel ones; seconds."""
+    """Play episodes of an untrained ALDA under three shifts, in this process and in parallel ones; seconds."""
     env = make_env(task)
     agent = make_agent(ALDAConfig(), spec_of(env))
     env.close()
@@ -207,21 +207,21 @@ def evaluation(task: str, episodes: int) -> Row:
     seconds, totals = [], []
     for processes in (0, default_workers()):
         start = time.perf_counter()
-        pool = open_pool(partial(make_env, task), processes, (3, 3, 64, 64))
+        pool = Pool(partial(make_env, task), processes)
         totals.append({number: episode.total for number, episode in play_all(agent, pool, jobs)})
         pool.close()
         seconds.append(time.perf_counter() - start)
     assert totals[0] == totals[1], "parallel episodes must be the same"
-    name = f"{task}: evaluation, 3 worlds x {episodes} episodes, {default_workers()} processes (seconds)"
+    name = f"{task}: evaluation, 3 shifts x {episodes} episodes, {default_workers()} processes (seconds)"
     return Row(name, *seconds, "faster")
 
 
 def main(task: str = "walker_walk", episodes: int = 10, out: Path | None = None) -> None:
-    """Measures and prints a table.
+    """Measure and print a table.
 
     Args:
         task: dm_control task.
-        episodes: of the evaluation, in each of three worlds (0: skip it, which takes minutes).
+        episodes: of the evaluation, under each of three shifts (0: skip it, which takes minutes).
         out: JSON file to write as well.
     """
     console = Console()

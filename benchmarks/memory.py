@@ -1,4 +1,4 @@
-"""Whether worlds leak: memory of a process that resets and steps them for long: python benchmarks/memory.py"""
+"""Memory of a process that resets and steps environments for long, to find leaks: python benchmarks/memory.py"""
 
 import numpy as np
 import psutil
@@ -6,10 +6,9 @@ import tyro
 from rich.progress import track
 
 from alda.envs import make_env
-from alda.envs.backgrounds.data import Data
+from alda.envs.backgrounds.data import NO_PATHS, Data
 
 _WARM_UP = 20  # resets before the first reading: caches fill
-_NONE = Data()
 
 
 def main(
@@ -17,13 +16,13 @@ def main(
     shifts: tuple[str, ...] = ("distracting_cs:0.2", "video_hard"),
     resets: int = 1_000,
     steps: int = 20_000,
-    data: Data = _NONE,
+    data: Data = NO_PATHS,
 ) -> None:
-    """Prints the resident memory before and after.
+    """Print the resident memory before and after.
 
     Args:
         task: dm_control task.
-        shifts: worlds, one after the other in one process.
+        shifts: Visual shifts, one after the other in one process.
         resets: episodes begun.
         steps: agent steps taken, spread over them.
         data: real backgrounds.

@@ -31,7 +31,7 @@ from alda.agents.decoding import TRAVERSED
 from alda.agents.sac import SAC
 from alda.config import EnvConfig
 from alda.envs.rendering import renderer_name
-from alda.envs.vector import LocalPool
+from alda.envs.vector import Pool, _Here
 from alda.errors import LearningError, UserError, WorkerError
 from alda.files import read_tensors
 from alda.provenance import PACKAGES
@@ -231,7 +231,8 @@ class Lasting:
 
 def test_a_policy_state_begins_with_each_episode_and_no_sooner(tmp_path):
     lengths = iter((2, 3))
-    pool = LocalPool(lambda shift: Lasting(next(lengths)), size=2)
+    pool = Pool(lambda shift: Lasting(next(lengths)))
+    pool._slots = [_Here(lambda shift: Lasting(next(lengths))) for _ in range(2)]
     replay, agent = Replay(EnvSpec(3, 2, 1), 20, 0.9, num_envs=2), Remembering()
     at = Position(step=2_000, episodes=[0, 0], totals=[0.0, 0.0])
     collector = Collector(config_for(tmp_path, **PAIR), agent, pool, replay, at, Stopwatch())
@@ -353,14 +354,14 @@ def refuses(sound):
 
 
 def breaks(patch):
-    result, calls = LocalPool.result, iter(range(10**9))
+    result, calls = Pool.result, iter(range(10**9))
 
     def fails(self, slot):
         if next(calls) > 38:
             raise WorkerError("environment process 0 failed")
         return result(self, slot)
 
-    patch.setattr(LocalPool, "result", fails)
+    patch.setattr(Pool, "result", fails)
 
 
 @pytest.mark.parametrize(

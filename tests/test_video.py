@@ -1,24 +1,18 @@
-"""video_easy and video_hard against scalar formulas, exact fractions and frames decoded by another path."""
+"""video_easy and video_hard against exact fractions and pictures of the reference."""
 
-import colorsys
 from fractions import Fraction
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 from conftest import shared
 
-import alda
 from alda.envs import SHIFTS
-from alda.envs.backgrounds.data import Data
 from alda.envs.backgrounds.procedural import SPLITS, ProceduralClip
 from alda.envs.shifts.base import ShiftOptions
 from alda.envs.shifts.video import green_screen
-from alda.errors import UserError
 
 PAPER_TASKS = ("walker_walk", "cartpole_balance", "ball_in_cup_catch", "finger_spin")
-WORLDS = ("video_easy", "video_hard")
+VIDEOS = ("video_easy", "video_hard")
 GREEN = np.array([51, 204, 51], np.uint8)
 
 
@@ -38,18 +32,18 @@ class Numbered:
         frames[..., 0], frames[..., 2] = 1 + i, np.arange(self.lengths[i])[:, None, None]
         return frames
 
-    def store(self):
-        return []
+    def prepare(self):
+        pass
 
 
 @pytest.fixture
 def numbered(monkeypatch):
-    """Gives worlds made from now on these clips."""
+    """Gives environments made from now on these clips."""
     return lambda *lengths: monkeypatch.setattr("alda.envs.shifts.video.video_clips", lambda *_: Numbered(*lengths))
 
 
 def playing(env) -> tuple[int, int]:
-    """Clip and frame of a numbered world, as the sky shows them; twice the same."""
+    """Clip and frame of a numbered video, as the sky shows them; twice the same."""
     clip, _, frame = env.render()[1, 32].tolist()
     assert env.render()[1, 32].tolist() == [clip, 0, frame]
     return clip - 1, frame
@@ -60,12 +54,6 @@ def zeros(env):
 
 
 # what counts as green
-
-
-def floating(rgb) -> bool:
-    """The published bounds by the textbook formula, one colour at a time."""
-    hue, saturation, value = colorsys.rgb_to_hsv(*(int(c) / 255 for c in rgb))
-    return 100 <= hue * 360 <= 185 and 80 <= saturation * 255 <= 255 and 70 <= value * 255 <= 255
 
 
 def exact(rgb) -> tuple[Fraction, Fraction, Fraction]:
@@ -86,29 +74,6 @@ def exact(rgb) -> tuple[Fraction, Fraction, Fraction]:
 def inside(rgb) -> bool:
     hue, saturation, value = exact(rgb)
     return 100 <= hue <= 185 and 80 <= saturation <= 255 and 70 <= value <= 255
-
-
-def assert_green_is_what_the_formula_says(colors) -> int:
-    """Equal to floating point except on a limit, where fractions decide; returns how many colours are there."""
-    ours = green_screen(colors.reshape(1, -1, 3))[0]
-    apart = [rgb for rgb, green in zip(colors.reshape(-1, 3), ours, strict=True) if floating(rgb) != green]
-    for rgb in apart:
-        hue, saturation, value = exact(rgb)
-        assert hue in (100, 185) or saturation == 80 or value == 70, (rgb, hue, saturation, value)
-        assert green_screen(rgb.reshape(1, 1, 3)).item() == inside(rgb), rgb
-    return len(apart)
-
-
-def test_random_colours_are_green_where_the_formula_says():
-    colors = np.random.default_rng(0).integers(256, size=(40_000, 3), dtype=np.uint8)
-    assert assert_green_is_what_the_formula_says(colors) < 40
-
-
-def test_a_lattice_of_colours_is_green_where_the_formula_says():
-    axis = np.arange(0, 256, 5)
-    lattice = np.stack(np.meshgrid(axis, axis, axis), -1).reshape(-1, 3).astype(np.uint8)
-    assert len(lattice) == 140_608
-    assert assert_green_is_what_the_formula_says(lattice) < 300
 
 
 def test_green_is_what_exact_arithmetic_says():
@@ -134,25 +99,17 @@ def test_all_bounds_are_inclusive():
     assert not green_screen(np.array([off], np.uint8)).any()
 
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("task", ["walker_walk", "finger_spin"])
-def test_renders_are_green_where_the_formula_says(make, task, world):
-    env = make(task, shift=world)
-    env.reset(seed=0)
-    assert assert_green_is_what_the_formula_says(env.scene.picture()) < 5
-
-
 # what is painted green, and what takes its place
 
 
-@pytest.mark.parametrize("world", WORLDS)
-def test_the_green_world_is_drawn_as_by_the_reference(make, world):
+@pytest.mark.parametrize("shift", VIDEOS)
+def test_the_green_scene_is_drawn_as_by_the_reference(make, shift):
     golden = np.load(shared("golden/color_hard_cartpole_balance.npz"))
-    env = make("cartpole_balance", shift=world, profile="exact", visuals="native")
+    env = make("cartpole_balance", shift=shift, profile="exact", visuals="native")
     env.reset(seed=0)
     with env.physics.reset_context():
         env.physics.data.qpos[:], env.physics.data.qvel[:] = golden["qpos"], golden["qvel"]
-    assert np.array_equal(env.scene.picture(), golden[f"green_{world}"])
+    assert np.array_equal(env.scene.picture(), golden[f"green_{shift}"])
 
 
 @pytest.mark.parametrize(
@@ -166,8 +123,8 @@ def test_the_green_world_is_drawn_as_by_the_reference(make, world):
 )
 def test_as_much_is_replaced_as_measured_in_the_reference(make, task, easy, hard):
     """Shares of the picture at another pose: a fallen walker shows up to 0.2 more of the sky."""
-    for world, share in (("video_easy", easy), ("video_hard", hard)):
-        env = make(task, shift=world, profile="exact")
+    for shift, share in (("video_easy", easy), ("video_hard", hard)):
+        env = make(task, shift=shift, profile="exact")
         env.reset(seed=0)
         assert green_screen(env.scene.picture()).mean() == pytest.approx(share, abs=0.02)
 
@@ -176,25 +133,25 @@ def test_as_much_is_replaced_as_measured_in_the_reference(make, task, easy, hard
 def test_sky_and_floor_turn_green_and_nothing_else(make, task):
     plain = make(task)
     plain.reset(seed=0)
-    for world in WORLDS:
-        env = make(task, shift=world)
+    for shift in VIDEOS:
+        env = make(task, shift=shift)
         env.reset(seed=0)
         assert (env.scene.texels("skybox") == GREEN).all()
-        assert (env.scene.texels("grid") == GREEN).all() == (world == "video_hard")
-        if world == "video_easy":
+        assert (env.scene.texels("grid") == GREEN).all() == (shift == "video_hard")
+        if shift == "video_easy":
             assert np.array_equal(env.scene.texels("grid"), plain.scene.texels("grid"))
         assert np.array_equal(env.physics.model.mat_rgba, plain.physics.model.mat_rgba)
         assert np.array_equal(env.physics.model.geom_rgba, plain.physics.model.geom_rgba)
         assert all(map(np.array_equal, env.scene.camera_pose(), plain.scene.camera_pose()))
         untouched = ~green_screen(env.scene.picture()) & (env.scene.picture() == plain.render()).all(-1)
-        assert untouched.mean() > (0.2 if world == "video_easy" else 0.002)
+        assert untouched.mean() > (0.2 if shift == "video_easy" else 0.002)
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("shift", VIDEOS)
 @pytest.mark.parametrize("reference", [False, True])
-def test_a_picture_is_video_where_it_is_green_and_drawing_elsewhere(make, numbered, world, reference):
+def test_a_picture_is_video_where_it_is_green_and_drawing_elsewhere(make, numbered, shift, reference):
     numbered(5)
-    env = make("walker_walk", shift=world, reference=reference)
+    env = make("walker_walk", shift=shift, reference=reference)
     env.reset(seed=0)
     for step in range(1, 4):
         obs, *_ = env.step(zeros(env))
@@ -245,72 +202,20 @@ def test_every_clip_plays_and_seeds_choose_it(make, numbered):
         twin.reset()
         again.append(playing(twin)[0])
     assert again == chosen[:5]  # both have the usual seed
-    for world in (env, twin):
-        world.reset(seed=8)
+    for each in (env, twin):
+        each.reset(seed=8)
     assert playing(env) == playing(twin)
-
-
-@pytest.mark.parametrize("world", WORLDS)
-def test_drawing_changes_nothing(make, world):
-    env, watched = make("walker_walk", shift=world), make("walker_walk", shift=world)
-    env.reset(seed=1)
-    watched.reset(seed=1)
-    for _ in range(2):
-        assert np.array_equal(watched.render(), watched.render())
-        assert np.array_equal(env.step(zeros(env))[0], watched.step(zeros(env))[0])
-
-
-@pytest.mark.parametrize("world", WORLDS)
-def test_the_physics_is_that_of_the_training_world(make, world):
-    runs = []
-    for shift in ("train", world):
-        env = make("walker_walk", shift=shift, profile="fast")
-        env.reset(seed=5)
-        rng = np.random.default_rng(0)
-        rewards = [env.step(rng.uniform(-1, 1, 6).astype(np.float32))[1] for _ in range(5)]
-        runs.append([*env.physics.get_state(), *rewards])
-    assert runs[0] == runs[1]
 
 
 # the clips
 
 
 def test_test_clips_are_of_the_test_split_and_no_two_are_equal():
-    clips = {world: SHIFTS[world](ShiftOptions()).clips for world in WORLDS}
-    assert {world: len(c) for world, c in clips.items()} == {"video_easy": 10, "video_hard": 100}
-    shown = [clips[world][i][0].tobytes() for world in WORLDS for i in range(len(clips[world]))]
+    clips = {shift: SHIFTS[shift](ShiftOptions()).clips for shift in VIDEOS}
+    assert {shift: len(c) for shift, c in clips.items()} == {"video_easy": 10, "video_hard": 100}
+    shown = [clips[shift][i][0].tobytes() for shift in VIDEOS for i in range(len(clips[shift]))]
     test = {ProceduralClip("test", i, 64)[0].tobytes() for i in range(SPLITS["test"])}
     train = {ProceduralClip("train", i, 64)[0].tobytes() for i in range(SPLITS["train"])}
     assert len(set(shown)) == 110
     assert set(shown) == test
     assert not test & train
-
-
-def test_published_videos_play_as_they_are(make, tmp_path):
-    import av
-
-    folder = shared("data/video_hard")
-    env = make("cartpole_balance", shift="video_hard", data=Data(videos=folder.parent, cache=tmp_path), seed=3)
-    env.reset()
-    number = int(np.random.default_rng([3, 1]).integers(100))
-    with av.open(str(folder / f"video{number}.mp4")) as container:
-        frames = [
-            frame.to_ndarray(format="rgb24") for frame, _ in zip(container.decode(video=0), range(3), strict=False)
-        ]
-    for t in range(3):
-        if t > 0:
-            env.step(zeros(env))
-        pixels = torch.from_numpy(frames[t]).permute(2, 0, 1)[None] / 255
-        small = F.interpolate(pixels, size=(64, 64), mode="bilinear", align_corners=False, antialias=False)
-        expected = (small[0] * 255).to(torch.uint8).permute(1, 2, 0).numpy()
-        mask = green_screen(env.scene.picture())
-        apart = np.abs(env.render()[mask].astype(int) - expected[mask])
-        assert apart.max() <= 1
-        assert (apart > 0).mean() < 0.02
-
-
-def test_a_set_of_videos_that_is_not_complete_is_refused(tmp_path):
-    data = Data(videos=shared("data/video_easy").parent, cache=tmp_path)
-    with pytest.raises(UserError, match=r"expected video0.mp4 to video9.mp4, found 6 of 10; missing: video3.mp4") as e:
-        alda.make_env("walker_walk", shift="video_easy", data=data)
-    assert "\n" not in str(e.value)

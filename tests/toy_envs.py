@@ -15,7 +15,7 @@ class Counting:
     """Frames count the steps, starting at the seed; shifts say what goes wrong at the third step."""
 
     def __init__(self, shift: str) -> None:
-        self.shift = shift
+        self.shift, self.drawing_seconds = shift, 0.0
 
     def reset(self, *, seed):
         self.count, self.t = seed, 0
@@ -30,6 +30,7 @@ class Counting:
             raise UserError("this cannot be played")
         if self.t == 3 and self.shift == "dies":
             os._exit(7)
+        self.drawing_seconds += 100.0
         return self._obs(), self.count / 2, self.shift == "ends" and self.t == 2, self.t == 5, {}
 
     def close(self):
@@ -39,22 +40,9 @@ class Counting:
         return np.full(SHAPE, self.count % 256, np.uint8)
 
 
-def make(shift):
-    return Counting(shift)
-
-
-class Reporting:
-    """A real world whose reward tells whether PyTorch was imported to make it."""
-
-    def __init__(self, shift: str) -> None:
-        self.env = alda.make_env("cartpole_balance", shift=shift, profile="fast")
-
-    def reset(self, *, seed):
-        return self.env.reset(seed=seed)
-
-    def step(self, action):
-        obs, _, terminated, truncated, info = self.env.step(action)
-        return obs, float("torch" in sys.modules), terminated, truncated, info
-
-    def close(self):
-        self.env.close()
+def reporting(shift):
+    """Make a real environment whose episodes end at once where PyTorch was imported to make it."""
+    env = alda.make_env("cartpole_balance", shift=shift, profile="fast", episode_length=40)
+    step = env.step
+    env.step = lambda action: (*step(action)[:2], "torch" in sys.modules, False, {})
+    return env

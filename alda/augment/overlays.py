@@ -9,8 +9,8 @@ from torch import Tensor
 
 from alda.envs.backgrounds import procedural
 from alda.envs.backgrounds.data import Data
+from alda.envs.backgrounds.prepared import overlay_images
 from alda.envs.backgrounds.procedural import LENGTH, SPLITS, ProceduralClip
-from alda.envs.backgrounds.stored_clips import overlay_images
 from alda.errors import UserError
 
 SIDE = 128  # pixels of an image; crops of it are shown at 64 or 84

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from alda.envs.backgrounds.data import NO_PATHS, Data
-from alda.envs.vector import default_workers, open_pool
+from alda.envs.vector import Pool, default_workers
 from alda.errors import UserError
 from alda.files import write_json
 from alda.policy import load
@@ -69,7 +69,7 @@ def evaluate(
     processes = min(default_workers() if workers is None else workers, len(jobs))
     with (
         _progress(console) as progress,
-        closing(open_pool(config.env_maker(), processes, policy.spec.obs_shape, progress.console.print)) as pool,
+        closing(Pool(config.env_maker(), processes)) as pool,
     ):
         bar = progress.add_task("playing", total=len(jobs))
         for number, episode in play_all(policy.agent, pool, jobs):

@@ -1,4 +1,4 @@
-"""The test worlds: every task of dm_control's suite, seen through a visual shift."""
+"""Environments: every task of dm_control's suite under every visual shift."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +38,13 @@ def make_env(
     image_size: int = 64,
     **options: Any,
 ) -> "DMCEnv":
-    """A Gymnasium environment of one task under one visual shift.
+    """Make a Gymnasium environment of one task under one visual shift.
 
     task: domain and task of dm_control's suite, as in "walker_walk" or "ball_in_cup_catch".
     shift: a name of SHIFTS; those of the Distracting Control Suite take an intensity in (0, 1] and may stand still, as
     in "distracting_cs:0.1" and "distracting_cs:0.1:static".
-    seed: of the task's states and of the shift; `reset(seed=...)` sets both anew.
-    data: where real backgrounds and colour tables are; None generates them.
+    seed: seed of the task's states and of the shift; `reset(seed=...)` sets both anew.
+    data: folders of real backgrounds and colour tables; None generates them.
     reference: reproduce the pixels of the benchmarks' own code where ours differ on purpose (docs/environments.md).
     image_size: side of a frame in pixels.
     options: see DMCEnv (action_repeat, frames, episode_length in control steps, profile, visuals).
@@ -60,7 +60,7 @@ def make_env(
 def make_shift(
     task: str, *, shift: str, data: Data | None = None, reference: bool = False, image_size: int = 64, **_: Any
 ) -> Shift:
-    """The shift of a world; arguments and errors as of make_env. Its `prepare` shrinks real videos, where needed."""
+    """Make the shift of an environment; arguments and errors are those of make_env."""
     name, intensity, static = check_shift(shift, task)
     if image_size < 1:
         raise UserError(f"image_size must be at least 1, not {image_size}")
@@ -68,7 +68,7 @@ def make_shift(
 
 
 def check_shift(shift: str, task: str) -> tuple[str, float | None, bool]:
-    """Name, intensity and stillness of a shift. Raises UserError for one that does not exist or not for this task."""
+    """Return name, intensity and stillness of a shift. Raises UserError where it does not exist or cover the task."""
     domain, _ = split_task(task)
     name, intensity, static = parse_shift(shift)
     if name not in SHIFTS:
@@ -82,13 +82,13 @@ def check_shift(shift: str, task: str) -> tuple[str, float | None, bool]:
 
 
 def covers(shift: str, task: str) -> bool:
-    """Whether a shift exists for a task."""
+    """Return whether a shift exists for a task."""
     domains = SHIFTS[shift].domains
     return domains is None or TASKS[task][0] in domains
 
 
 def register() -> None:
-    """Gives every task its Gymnasium id under every shift that covers it, as in "alda/walker_walk-color_hard-v0"."""
+    """Give every task its Gymnasium id under every shift that covers it, as in "alda/walker_walk-color_hard-v0"."""
     for task in TASKS:
         for shift in SHIFTS:
             if covers(shift, task):

@@ -1,8 +1,8 @@
-"""A dm_control suite task as a Gymnasium environment that is seen, not measured: stacked uint8 frames."""
+"""A dm_control suite task as a Gymnasium environment whose observations are stacked frames."""
 
 import time
 from collections import deque
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import gymnasium
 import numpy as np
@@ -20,7 +20,7 @@ _UNBOUNDED = 1e9  # dm_control gives unlimited actuators +-1e10
 
 
 class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """Frames and rewards of one task under one visual shift.
+    """One task under one visual shift.
 
     Observations are uint8 [F, 3, H, W] in RGB, oldest frame first; the first frame is repeated at reset. Actions are
     float32 [A] in [-1, 1], scaled to the task's own bounds. An agent step takes `action_repeat` control steps with the
@@ -43,8 +43,8 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         frames: int = 3,
         image_size: int = 64,
         episode_length: int = EPISODE_LENGTH,
-        profile: str | None = None,
-        visuals: str = "classic",
+        profile: Profile | None = None,
+        visuals: Visuals = "classic",
         render_mode: str | None = None,
     ) -> None:
         domain, name = split_task(task)
@@ -52,10 +52,9 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         for option, value in {**counts, "image_size": image_size, "episode_length": episode_length}.items():
             if value < 1:
                 raise UserError(f"{option} must be at least 1, not {value}")
-        if profile is not None and profile not in get_args(Profile):
-            raise UserError(unknown("rendering profile", profile, dict.fromkeys(get_args(Profile))))
-        if visuals not in get_args(Visuals):
-            raise UserError(unknown("visuals", visuals, dict.fromkeys(get_args(Visuals))))
+        for what, chosen, known in (("rendering profile", profile or "exact", Profile), ("visuals", visuals, Visuals)):
+            if chosen not in get_args(known):
+                raise UserError(unknown(what, chosen, get_args(known)))
         if seed < 0:
             raise UserError(f"the seed must not be negative, as {seed} is")
         self.task, self.shift = task, shift
@@ -65,14 +64,8 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._env = load_suite().load(domain, name, task_kwargs={"random": seed % 2**32, "time_limit": _NO_LIMIT})
         agent_steps_per_second = 1 / (self._env.control_timestep() * self.action_repeat)
         self.metadata = {**self.metadata, "render_fps": max(1, round(agent_steps_per_second))}
-        self.profile = cast(Profile, profile or default_profile())
-        self.scene = Scene(
-            self._env.physics,
-            domain,
-            image_size=image_size,
-            profile=self.profile,
-            visuals=cast(Visuals, visuals),
-        )
+        self.profile = profile or default_profile()
+        self.scene = Scene(self._env.physics, domain, image_size=image_size, profile=self.profile, visuals=visuals)
 
         spec = self._env.action_spec()
         self._low, self._high = spec.minimum, spec.maximum
@@ -87,7 +80,7 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     @property
     def physics(self) -> Any:
-        """dm_control's Physics: the live simulation, for looking at or setting its state."""
+        """The live simulation of dm_control, for looking at or setting its state."""
         return self._env.physics
 
     def reset(
@@ -122,11 +115,11 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return np.stack(self._frames), reward, terminated, truncated, {}
 
     def frame(self) -> UInt8[np.ndarray, "3 h w"]:
-        """The present state as the agent sees it."""
+        """Draw the present state as the agent sees it."""
         return np.ascontiguousarray(self._picture().transpose(2, 0, 1))
 
     def proprioception(self) -> dict[str, float]:
-        """What the task's own state observation holds now, by name: "velocity 3", or "torso xz" for an orientation."""
+        """Return the task's own state observation by name: "velocity 3", or "torso xz" for an orientation."""
         numbers: dict[str, float] = {}
         for key, value in self._env.task.get_observation(self.physics).items():
             flat = np.ravel(value).tolist()
@@ -138,7 +131,7 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return numbers
 
     def render(self) -> Any:
-        """The present state, [H, W, 3]."""
+        """Draw the present state, [H, W, 3]."""
         return self._picture()
 
     def close(self) -> None:

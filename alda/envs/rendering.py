@@ -16,7 +16,6 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Literal
 
-from alda.envs.mujoco_fields import drop_missing_fields
 from alda.errors import UserError
 
 Profile = Literal["exact", "near", "fast"]
@@ -25,19 +24,19 @@ _HELP = f"install one, on Debian or Ubuntu: apt-get install --no-install-recomme
 
 
 def load_suite() -> ModuleType:
-    """dm_control.suite, imported with a renderer that works here. Raises UserError where none does."""
+    """Import dm_control.suite with a renderer that works here. Raises UserError where none does."""
     _load_triton_first()
     _choose_opengl()
     try:
         from dm_control import suite
     except (ImportError, AttributeError, RuntimeError) as error:
         raise UserError(f"MuJoCo's renderer could not start ({error}); {_HELP}") from error
-    drop_missing_fields()
+    _drop_missing_fields()
     return suite
 
 
 def apply_profile(model: Any, profile: Profile, image_size: int) -> dict[str, bool]:
-    """Sets the model's visual quality (before its OpenGL context exists); returns the render flags to override."""
+    """Set the model's visual quality, before its OpenGL context exists; return the render flags to override."""
     model.vis.global_.offwidth = model.vis.global_.offheight = image_size  # the picture itself is unchanged
     if profile == "near":
         model.vis.quality.shadowsize = 256
@@ -50,7 +49,7 @@ def apply_profile(model: Any, profile: Profile, image_size: int) -> dict[str, bo
 
 @functools.cache
 def renderer_name() -> str:
-    """What OpenGL calls itself here, as in 'llvmpipe (LLVM 15.0.6, 256 bits)'. Raises UserError without OpenGL."""
+    """Return OpenGL's name for itself, as in 'llvmpipe (LLVM 15.0.6, 256 bits)'. Raises UserError without OpenGL."""
     load_suite()
     import mujoco
 
@@ -67,9 +66,25 @@ def renderer_name() -> str:
 
 
 def default_profile() -> Profile:
-    """`near` on software rendering, `exact` on a GPU."""
+    """Return `near` on software rendering, `exact` on a GPU."""
     software = any(word in renderer_name().lower() for word in ("llvmpipe", "softpipe", "swrast", "software"))
     return "near" if software else "exact"
+
+
+@functools.cache
+def _drop_missing_fields() -> None:
+    """Take what the installed MuJoCo lacks out of dm_control's tables of arrays, before any Physics reads them.
+
+    dm_control 1.0.50 looks up every array that MuJoCo 3.17 has; MuJoCo 4 left out some, which nothing here uses.
+    """
+    import mujoco
+    from dm_control.mujoco.wrapper.mjbindings.sizes import array_sizes
+
+    model = mujoco.MjModel.from_xml_string("<mujoco/>")
+    for table, struct in (("mjmodel", model), ("mjdata", mujoco.MjData(model))):
+        for name in list(array_sizes[table]):
+            if not hasattr(struct, name):
+                del array_sizes[table][name]
 
 
 @functools.cache
@@ -84,7 +99,7 @@ def _load_triton_first() -> None:
 
 
 def _choose_opengl() -> None:
-    """EGL first, OSMesa next, unless MUJOCO_GL already says or a screen is all there is."""
+    """Choose EGL first, OSMesa next, unless MUJOCO_GL already says or a screen is all there is."""
     if "MUJOCO_GL" in os.environ or sys.platform != "linux":
         return
     if _egl_works() and _loads("OpenGL"):
@@ -100,7 +115,7 @@ def _loads(library: str) -> bool:
 
 
 def _egl_works() -> bool:
-    """Whether EGL can open a display on some device: the library may be there without a driver."""
+    """Return whether EGL can open a display on some device: the library may be there without a driver."""
     name = find_library("EGL")
     if name is None:
         return False

@@ -1,4 +1,4 @@
-"""What a suite model looks like, and the places where that can be edited while it lives: textures, materials, camera.
+"""The look of a suite model, and its edits while the model lives: textures, materials, camera.
 
 MuJoCo 3.12 anchored the texture of finite floors at a corner; before, it was centred. `visuals` says which of the two
 is drawn: "classic", as in every published picture of these tasks, or "native", as the simulator does today.
@@ -34,19 +34,19 @@ class Scene:
         self.set_floor(self.texels("grid").copy())
 
     def picture(self) -> UInt8[np.ndarray, "h w 3"]:
-        """The present state as the camera sees it."""
+        """Draw the present state as the camera sees it."""
         drawn = self._render(render_flag_overrides=self._flags or None)
         return np.ascontiguousarray(drawn)  # a copy: the camera draws into the same buffer again
 
     def agent_mask(self) -> Bool[np.ndarray, "h w"]:
-        """Where the present picture shows a moving body: neither floor nor sky nor what else is fixed to the world.
+        """Return where the picture shows a moving body: neither floor nor sky nor what else is fixed to the ground.
 
         Tendons, as the string of ball_in_cup, are not counted.
         """
         drawn = self._render(segmentation=True)
         number, kind = drawn[..., 0], drawn[..., 1]
         model = self.physics.model
-        moves = np.asarray(model.body_weldid)[np.asarray(model.geom_bodyid)] > 0  # 0: welded to the world
+        moves = np.asarray(model.body_weldid)[np.asarray(model.geom_bodyid)] > 0  # 0: fixed
         return (kind == _GEOM) & moves[np.where(kind == _GEOM, number, 0)]
 
     def _render(self, **how: Any) -> np.ndarray:
@@ -57,15 +57,17 @@ class Scene:
         return self._camera.render(**how)
 
     def texels(self, name: str) -> UInt8[np.ndarray, "h w 3"]:
-        """A texture of the model, to be edited in place; `upload` makes the edit visible."""
+        """Return a texture of the model, to be edited in place; `upload` makes the edit visible."""
         model = self.physics.model
         texture = model.name2id(name, "texture")
         height, width, first = model.tex_height[texture], model.tex_width[texture], model.tex_adr[texture]
         return model.tex_data[first : first + height * width * 3].reshape(height, width, 3)
 
     def shrink_sky(self, factor: int) -> None:
-        """Gives the sky `factor` times fewer texels each way, before the first picture. Small pictures hardly show it,
-        since they average over as many; new colours are painted that much faster."""
+        """Give the sky `factor` times fewer texels each way, before the first picture.
+
+        Small pictures hardly show it, since they average over as many; new colours are painted that much faster.
+        """
         model, large = self.physics.model, self.texels("skybox")
         blocks = large.reshape(large.shape[0] // factor, factor, large.shape[1] // factor, factor, 3)
         small = blocks.mean((1, 3)).round().astype(np.uint8)
@@ -75,11 +77,11 @@ class Scene:
         self.sky_factor = factor
 
     def set_floor(self, texels: UInt8[np.ndarray, "h w 3"]) -> None:
-        """Gives the floor another texture, laid where `visuals` wants it; to be uploaded."""
+        """Give the floor another texture, laid where `visuals` wants it; to be uploaded."""
         self.texels("grid")[:] = np.roll(texels, self._floor_offset, (0, 1))
 
     def upload(self, *names: str) -> None:
-        """Makes edited textures visible."""
+        """Make edited textures visible."""
         import mujoco  # chooses its OpenGL when imported, so not before the environment did
 
         model, contexts = self.physics.model, self.physics.contexts
@@ -88,7 +90,7 @@ class Scene:
                 gl.call(mujoco.mjr_uploadTexture, model.ptr, contexts.mujoco.ptr, model.name2id(name, "texture"))
 
     def set_sky(self, image: UInt8[np.ndarray, "size size 3"]) -> None:
-        """Shows one square image in all six directions, at once and without mipmaps.
+        """Show one square image in all six directions, at once and without mipmaps.
 
         The model's own sky stays as it is. This takes a small part of the time of `upload`, which also computes the
         smaller versions that only a distant texture needs.
@@ -104,22 +106,22 @@ class Scene:
         return int(self.physics.model.cam_mode[self.camera_id]) == 2  # mjCAMLIGHT_TRACKCOM
 
     def camera_pose(self) -> tuple[np.ndarray, np.ndarray]:
-        """Position [3] and orientation [3, 3] of the camera, which looks along its negative third column."""
+        """Return position [3] and orientation [3, 3] of the camera, which looks along its negative third column."""
         data = self.physics.data
         return data.cam_xpos[self.camera_id].copy(), data.cam_xmat[self.camera_id].reshape(3, 3).copy()
 
     def set_camera_pose(self, position: np.ndarray, orientation: np.ndarray) -> None:
-        """Holds until the simulator moves on, which sets its own pose again."""
+        """Place the camera until the simulator moves on, which sets its own pose again."""
         self.physics.data.cam_xpos[self.camera_id] = position
         self.physics.data.cam_xmat[self.camera_id] = orientation.ravel()
 
     def center_of_mass(self) -> np.ndarray:
-        """Of the body and all that hangs on it, [3]."""
+        """Return the centre of mass of the body and all that hangs on it, [3]."""
         return self.physics.data.subtree_com[1].copy()
 
 
 def _classic_offset(model: Any) -> tuple[int, int]:
-    """Texels by which older simulators' floors are shifted against today's: (rows, columns).
+    """Return the texels by which older simulators' floors are shifted against today's: (rows, columns).
 
     A texture period is one metre and a plane of half-size s began s periods before its centre; the checker repeats
     after one period.

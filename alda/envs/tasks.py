@@ -37,11 +37,11 @@ def split_task(name: str) -> tuple[str, str]:
 
 
 def action_repeat_of(task: str) -> int:
-    """Control steps per agent step as published: 2 for finger, else 4."""
+    """Return control steps per agent step as published: 2 for finger, else 4."""
     return 2 if split_task(task)[0] == "finger" else 4
 
 
 def unknown(what: str, name: str, known: Collection[str]) -> str:
-    """One sentence about a name that does not exist, with the nearest that does."""
+    """Return a sentence about a name that does not exist, with the nearest that does."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"unknown {what} {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, UInt8
 
 from alda.agents.base import Agent
-from alda.envs.vector import LocalPool, Pool, Result
+from alda.envs.vector import Pool
+from alda.envs.worker import Result
 from alda.errors import LearningError
 from alda.training.acceleration import one_thread
 
@@ -36,7 +37,7 @@ class EpisodeRequest:
 
 def play(agent: Agent, env: Any, seed: int, *, keep: bool = False) -> Episode:
     """Play one deterministic episode of one environment, from a seeded start."""
-    pool = LocalPool(lambda shift: env)  # noqa: ARG005
+    pool = Pool(lambda shift: env)  # noqa: ARG005
     ((_, episode),) = play_all(agent, pool, [EpisodeRequest("", seed, keep)])
     return episode
 

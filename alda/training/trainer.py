@@ -11,7 +11,7 @@ import torch
 
 from alda.agents import make_agent
 from alda.config import Config, differences, load_config, spec_of, to_json
-from alda.envs.vector import Pool, count_cores, open_pool
+from alda.envs.vector import Pool, count_cores
 from alda.errors import LearningError, UserError, WorkerError
 from alda.export.bundle import export_meta
 from alda.files import write_json
@@ -25,7 +25,6 @@ from alda.training.logger import Logger, read_metrics
 from alda.training.replay import Replay
 from alda.training.run_lock import collected_signals, only_one
 from alda.training.timing import Stopwatch
-from alda.types import EnvSpec
 
 CHANGEABLE = {
     *("steps", "device", "replay_device", "checkpoint_minutes", "video_every", "eval_workers"),
@@ -120,7 +119,7 @@ class Trainer:
         self.display = make_display(config.steps, sum(self.agent.updates_due(step) for step in range(config.steps)))
         self.news: dict[str, str] = {}  # newest results, for the display
         self.saved, self.saved_at = True, time.monotonic()  # whether and when a checkpoint was written last
-        self.pools = open_pools(config, spec, self.display.say)
+        self.pools = open_pools(config)
         self.at = Position(episodes=[0] * config.num_envs, totals=[0.0] * config.num_envs)
         self.collector = Collector(config, self.agent, self.pools[0], self.replay, self.at, self.watch)
         self.evaluator = Evaluator(config, self.agent, self.pools[1], conditions, fps)
@@ -295,21 +294,17 @@ class Trainer:
             say("the first updates wait for the compiler, half a minute or more; later runs reuse its work")
 
 
-def open_pools(config: Config, spec: EnvSpec, say: Callable[[str], None]) -> tuple[Pool, Pool]:
+def open_pools(config: Config) -> tuple[Pool, Pool]:
     """Return the environments of training and of evaluation: the same ones, where both need processes.
 
     Several training environments need them, and so does one that leaves cores to spare.
     """
-
-    def processes(count: int) -> Pool:
-        return open_pool(config.env_maker(), count, spec.obs_shape, say)
-
     n, workers = config.num_envs, min(config.eval_workers or 0, len(config.shifts) * config.eval_episodes)
     training = n if n > 1 or (config.threads or count_cores()) < count_cores() else 0
     if training and workers:
-        pool = processes(max(training, workers))
+        pool = Pool(config.env_maker(), max(training, workers))
         return pool, pool
-    return processes(training), processes(workers)
+    return Pool(config.env_maker(), training), Pool(config.env_maker(), workers)
 
 
 def requested(config: Config) -> Config:

@@ -1,12 +1,13 @@
-"""What moves behind the agent: real videos where their folder is given, generated clips otherwise, always by name."""
+"""Clips that move behind the agent: real videos where their folder is given, else generated ones; always by name."""
 
 from typing import Any, Protocol, runtime_checkable
 
 from alda.envs.backgrounds import procedural
-from alda.envs.backgrounds.data import Data
+from alda.envs.backgrounds.data import Data, find_davis, find_videos
+from alda.envs.backgrounds.prepared import PreparedClips
 from alda.errors import UserError
 
-_VIDEOS = {"video_easy": (0, 10), "video_hard": (10, 100)}  # world -> first of the test clips, and how many
+_VIDEOS = {"video_easy": (0, 10), "video_hard": (10, 100)}  # shift -> first of the test clips, and how many
 
 
 @runtime_checkable
@@ -17,12 +18,12 @@ class Clips(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, i: int) -> Any: ...
-    def store(self) -> list[UserError]:
-        """Makes all clips ready to be played; gives back what is wrong with those that cannot be read."""
+    def prepare(self) -> None:
+        """Make all clips ready to be played. Raises UserError where that cannot be."""
 
 
 class ProceduralClips:
-    """A range of the generated clips of one split."""
+    """A range of the generated clips of one split; frames are computed when they are shown."""
 
     name = procedural.NAME
 
@@ -37,32 +38,27 @@ class ProceduralClips:
     def __getitem__(self, i: int) -> procedural.ProceduralClip:
         return procedural.ProceduralClip(self.split, self.first + i, self.size)
 
-    def store(self) -> list[UserError]:
-        """Nothing to do: frames are computed when they are shown."""
-        return []
+    def prepare(self) -> None:
+        """Nothing is to be done."""
 
 
 def sky_side(image_size: int) -> int:
-    """Pixels along one side of the sky's cube: a picture sees half of it, pixel by pixel."""
+    """Return the pixels along one side of the sky's cube: a picture sees half of it, pixel by pixel."""
     return 2 * image_size
 
 
 def sky_clips(data: Data, count: int | None, size: int) -> Clips:
-    """For the Distracting Control Suite: the first `count` training clips (None: all), as it picks them.
+    """Return the first `count` training clips (None: all), for the Distracting Control Suite.
 
     Raises UserError for a DAVIS folder that is given and not complete.
     """
     if data.davis is None:
         return ProceduralClips("train", 0, count or procedural.SPLITS["train"], size)
-    from alda.envs.backgrounds.stored_clips import davis_clips
-
-    return davis_clips(data, count, size)
+    return PreparedClips("davis-2017", find_davis(data), size, data.cache_dir, count)
 
 
-def video_clips(data: Data, world: str, size: int) -> Clips:
-    """For video_easy and video_hard. Raises UserError for a folder of videos that is given and not complete."""
+def video_clips(data: Data, shift: str, size: int) -> Clips:
+    """Return the clips of video_easy or video_hard. Raises UserError for a folder that is given and not complete."""
     if data.videos is None:
-        return ProceduralClips("test", *_VIDEOS[world], size)
-    from alda.envs.backgrounds.stored_clips import video_clips as stored
-
-    return stored(data, world, size)
+        return ProceduralClips("test", *_VIDEOS[shift], size)
+    return PreparedClips(f"dmcgb-{shift}", find_videos(data, shift), size, data.cache_dir)

@@ -1,11 +1,10 @@
-"""Real backgrounds: which sets of videos and images the test worlds can use, and where they are on this machine.
+"""Folders of real backgrounds and colours, and the videos and images found in them.
 
-    Data --find_davis, find_videos--> Found: clips, and what is missing --complete()--> clips --> stored_clips.py
-
-A set is used whole or not at all: one that is only half there is refused with the list of what is missing.
+A set of videos is used whole or not at all: an incomplete one is refused with the list of what is missing.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +38,7 @@ class Data:
     color_table: Path | None = None
     """Colour settings to use in place of our own: a JSON file, or a folder with color_easy.json and color_hard.json."""
     cache: Path | None = None
-    """Where shrunk copies of videos and images are kept (None: alda in $XDG_CACHE_HOME, or ~/.cache/alda)."""
+    """Where prepared copies of videos and images are kept (None: alda in $XDG_CACHE_HOME, or ~/.cache/alda)."""
 
     @property
     def cache_dir(self) -> Path:
@@ -51,38 +50,14 @@ NO_PATHS = Data()
 
 @dataclass(frozen=True)
 class Clip:
-    """A video as it lies on disk: its frames in order, or one file."""
+    """A video on disk: its frames in order, or one file."""
 
     name: str
     files: tuple[Path, ...]
 
 
-@dataclass(frozen=True)
-class Found:
-    """What is there of a set of videos."""
-
-    name: str
-    folder: Path
-    contents: str
-    """What the folder should hold, in words."""
-    expected: int
-    clips: tuple[Clip, ...]
-    """Those that are there in full."""
-    missing: tuple[str, ...]
-    """Files and folders that are absent or empty."""
-
-    def complete(self) -> tuple[Clip, ...]:
-        """All clips. Raises UserError where some are missing."""
-        if self.missing:
-            raise UserError(
-                f"{self.name} is not complete in {self.folder}: expected {self.contents}, found {len(self.clips)} of "
-                f"{self.expected}; missing: {first_few(self.missing)}; `alda data check` tells more"
-            )
-        return self.clips
-
-
-def find_davis(data: Data, count: int | None = None) -> Found:
-    """The first `count` of the 60 training videos (None: all). Raises UserError where the folder is another."""
+def find_davis(data: Data) -> list[Clip]:
+    """Return the 60 training videos of DAVIS 2017, in alphabetical order. Raises UserError where one is missing."""
     if data.davis is None:
         raise UserError("no folder of DAVIS 2017 is given; name it with --data.davis DIR")
     folders = [root / "JPEGImages" / "480p" for root in (data.davis, data.davis / "DAVIS")]
@@ -90,41 +65,27 @@ def find_davis(data: Data, count: int | None = None) -> Found:
     if folder is None:
         raise UserError(
             f"{data.davis} is not a folder of DAVIS 2017: expected JPEGImages/480p/bear/00000.jpg in it or in "
-            f"its folder DAVIS, found {_contents(data.davis)}; `alda data check` tells more"
+            f"its folder DAVIS, found {_contents(data.davis)}"
         )
-    clips, missing = [], []
-    names = DAVIS_VIDEOS[:count]
-    for name in names:
-        frames, absent = _frames(folder / name, folder.parents[1] / "Annotations" / "480p" / name)
-        missing += absent
-        if not absent:
-            clips.append(Clip(name, frames))
-    return Found("DAVIS 2017", folder, f"{len(names)} videos of its frames", len(names), tuple(clips), tuple(missing))
+    clips = [Clip(name, _frames(folder, name)) for name in DAVIS_VIDEOS]
+    return _complete(f"DAVIS 2017 in {folder}", "60 videos of its frames", clips)
 
 
-def find_videos(data: Data, world: str) -> Found:
-    """The videos of video_easy or video_hard, in numeric order. Raises UserError where the folder is another."""
+def find_videos(data: Data, shift: str) -> list[Clip]:
+    """Return the videos of video_easy or video_hard, in numeric order. Raises UserError where one is missing."""
     if data.videos is None:
-        raise UserError(f"no folder of the videos of {world} is given; name it with --data.videos DIR")
-    folder, count = data.videos / world, VIDEO_COUNTS[world]
-    files = f"video0.mp4 to video{count - 1}.mp4"
+        raise UserError(f"no folder of the videos of {shift} is given; name it with --data.videos DIR")
+    folder, names = data.videos / shift, [f"video{i}" for i in range(VIDEO_COUNTS[shift])]
+    expected = f"{names[0]}.mp4 to {names[-1]}.mp4"
     if not folder.is_dir():
         raise UserError(
-            f"{data.videos} has no videos of {world}: expected {files} in {folder}, found {_contents(data.videos)}; "
-            "`alda data check` tells more"
+            f"{data.videos} has no videos of {shift}: expected {expected} in {folder}, found {_contents(data.videos)}"
         )
-    clips, missing = [], []
-    for i in range(count):
-        file = folder / f"video{i}.mp4"
-        if _size(file):
-            clips.append(Clip(file.stem, (file,)))
-        else:
-            missing.append(_absent(file))
-    return Found(world, folder, files, count, tuple(clips), tuple(missing))
+    return _complete(f"{shift} in {folder}", expected, [Clip(name, (folder / f"{name}.mp4",)) for name in names])
 
 
 def find_places(data: Data) -> list[str]:
-    """All images of the Places folder, sorted. Raises UserError where there are none, OSError for a closed folder."""
+    """Return all images of Places365, sorted. Raises UserError where there are none, OSError for a closed folder."""
     if data.places is None:
         raise UserError("no folder of Places365 is given; name it with --data.places DIR")
     images = [
@@ -136,34 +97,34 @@ def find_places(data: Data) -> list[str]:
     if not images:
         raise UserError(
             f"{data.places} is not a folder of Places365: expected .jpg images in it or in folders in it, found "
-            f"{_contents(data.places)}; `alda data check` tells more"
+            f"{_contents(data.places)}"
         )
     return sorted(images)
 
 
-def first_few(names: tuple[str, ...], most: int = 5) -> str:
-    """'a, b, c, d, e and 95 more'"""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+def _frames(folder: Path, video: str) -> tuple[Path, ...]:
+    """Return frames 00000.jpg, 00001.jpg, ... of a DAVIS video up to the last that has an image or a mask."""
+    masks = folder.parents[1] / "Annotations" / "480p" / video
+    stems = [file.stem for file in (*(folder / video).glob("*.jpg"), *masks.glob("*.png"))]
+    last = max((int(stem) for stem in stems if len(stem) == 5 and stem.isdecimal()), default=0)
+    return tuple(folder / video / f"{i:05d}.jpg" for i in range(last + 1))
 
 
-def _frames(folder: Path, masks: Path) -> tuple[tuple[Path, ...], list[str]]:
-    """Frames 00000.jpg, 00001.jpg, ... of a DAVIS video and those that are missing; there is a mask for each frame."""
-    if not folder.is_dir():
-        return (), [folder.name]
-    stems = [file.stem for file in (*folder.glob("*.jpg"), *masks.glob("*.png"))]
-    last = max((int(stem) for stem in stems if len(stem) == 5 and stem.isdecimal()), default=-1)
-    files = tuple(folder / f"{i:05d}.jpg" for i in range(last + 1))
-    missing = [f"{folder.name}/{_absent(file)}" for file in files if not _size(file)]
-    return files, missing if files else [f"{folder.name} (empty)"]
+def _complete(name: str, expected: str, clips: list[Clip]) -> list[Clip]:
+    """Return the clips. Raises UserError where files of them are absent or empty."""
+    missing = {clip.name: [file for file in clip.files if not _size(file)] for clip in clips}
+    files = [file for absent in missing.values() for file in absent]
+    if files:
+        names = [str(file.relative_to(file.parents[1])) + (" (empty)" if file.exists() else "") for file in files]
+        found = sum(not absent for absent in missing.values())
+        raise UserError(
+            f"{name} is not complete: expected {expected}, found {found} of {len(clips)}; missing: {_first_few(names)}"
+        )
+    return clips
 
 
 def _size(file: Path) -> int:
     return file.stat().st_size if file.is_file() else 0
-
-
-def _absent(file: Path) -> str:
-    return f"{file.name} (empty)" if file.exists() else file.name
 
 
 def _raise(error: OSError) -> None:
@@ -171,7 +132,12 @@ def _raise(error: OSError) -> None:
 
 
 def _contents(folder: Path) -> str:
-    """'no such folder', 'an empty folder' or 'a, b, c, d, e and 3 more'"""
+    """Return 'no such folder', 'a file', 'an empty folder' or 'a, b, c, d, e and 3 more'."""
     if not folder.is_dir():
         return "a file" if folder.exists() else "no such folder"
-    return first_few(tuple(sorted(entry.name for entry in folder.iterdir()))) or "an empty folder"
+    return _first_few(sorted(entry.name for entry in folder.iterdir())) or "an empty folder"
+
+
+def _first_few(names: Sequence[str], most: int = 5) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

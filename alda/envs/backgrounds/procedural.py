@@ -25,18 +25,13 @@ SPLITS = {"train": 60, "test": 110, "overlay": 140}  # number of clips; each has
 class ProceduralClip:
     """A moving background; frame i depends on split, index, size and i alone.
 
-    split: train and test for worlds, overlay for augmentation. index: below SPLITS[split]. size: pixels per side.
-    Frames are RGB and contiguous. Raises ValueError for a clip that does not exist or is too small, IndexError for a
-    frame outside 0 to LENGTH - 1.
+    split: train and test for shifts, overlay for augmentation. index: below SPLITS[split]. size: pixels per side.
+    Frames are RGB and contiguous. Raises IndexError for a frame outside 0 to LENGTH - 1.
     """
 
     def __init__(self, split: str, index: int, size: int) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"{NAME} has the splits {', '.join(SPLITS)}, not {split!r}")
-        if not 0 <= index < SPLITS[split]:
-            raise ValueError(f"{NAME} has clips 0 to {SPLITS[split] - 1} in the split {split!r}, not {index}")
-        if size < SMALLEST:
-            raise ValueError(f"{NAME} has details that {size} pixels cannot show; use {SMALLEST} or more")
+        assert 0 <= index < SPLITS[split], f"there is no clip {index} of the split {split}"
+        assert size >= SMALLEST, f"{size} pixels cannot show the details"
         rng = np.random.default_rng([0xA1DA, list(SPLITS).index(split), index])
         self.size = size
         self.light = Light(rng, size)
@@ -62,7 +57,7 @@ class ProceduralClip:
         return frame
 
     def _pass_by(self, view: Planes, body: Layer, t: float) -> None:
-        """Draws a body into the view, as far as it is inside."""
+        """Draw a body into the view, as far as it is inside."""
         height, width = body.planes.shape[1:]
         y = (body.y.at(t) - (body.y.period - 1) / 2) * self.size - height / 2
         x = (body.x.at(t) - (body.x.period - 1) / 2) * self.size - width / 2
@@ -87,7 +82,7 @@ class Light:
         self.warmth = Way(1.0, 2.0, 0, rng.uniform(0.03, 0.12), 1, rng.uniform())
 
     def at(self, t: float) -> Float32[np.ndarray, "3 size size"]:
-        """The gain of every pixel."""
+        """Return the gain of every pixel."""
         angle = self.rows + (2 * np.pi * t * self.turns).astype(np.float32)
         rows = np.concatenate([np.cos(angle), np.sin(angle), self.ones], 1)
         exposure, warmth = self.exposure.at(t), self.warmth.at(t)
@@ -96,7 +91,7 @@ class Light:
 
 
 def _window(planes: Planes, y: float, x: float, height: int, width: int) -> Planes:
-    """The part at (y, x), which may lie between pixels; flat, because long rows are quick."""
+    """Return the part at (y, x), which may lie between pixels; flat, because long rows are quick."""
     top, left, row = int(y), int(x), width + 1
     part = planes[:, top : top + height + 1, left : left + row].reshape(len(planes), -1)
     rows = part[:, row:] - part[:, :-row]
@@ -111,6 +106,6 @@ def _window(planes: Planes, y: float, x: float, height: int, width: int) -> Plan
 
 
 def _cover(view: Planes, planes: Planes) -> None:
-    """Lays a picture over the view, in place."""
+    """Lay a picture over the view, in place."""
     view *= planes[3]
     view += planes[:3]

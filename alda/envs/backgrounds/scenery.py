@@ -1,4 +1,4 @@
-"""What the generated clips show: painted landscapes and surfaces, what grows in front of them, bodies that pass by.
+"""Scenery of the generated clips: painted landscapes and surfaces, what grows in front of them, bodies that pass by.
 
 All is defined in views (1.0 is the width of a frame) on a torus, so that a picture has no edge and is the same at every
 size.
@@ -79,7 +79,7 @@ class Layer(NamedTuple):
 
 
 def scene(rng: np.random.Generator, family: Family, size: int) -> tuple[list[Layer], list[Layer]]:
-    """The layers from back to front, and the bodies that pass."""
+    """Paint the layers from back to front, and the bodies that pass."""
     surface, sky, things = (_colors(rng, stops) for stops in family[:3])
     n = SPAN * size
     landscape = bool(rng.random() < 0.55)
@@ -109,7 +109,7 @@ def _way(rng: np.random.Generator, turns: int, sway: float) -> Way:
 
 
 def _colors(rng: np.random.Generator, stops: str) -> Float32[np.ndarray, "stops 3"]:
-    """Colours of a family, each a little different in every clip."""
+    """Return the colours of a family, each a little different in every clip."""
     colors = np.array([list(bytes.fromhex(stop)) for stop in stops.split()])
     colors = colors + rng.uniform(0.0, 0.3) * (colors.mean(1, keepdims=True) - colors)  # paler
     colors *= rng.uniform(0.9, 1.08, 3) * rng.uniform(0.92, 1.08, colors.shape)
@@ -117,7 +117,7 @@ def _colors(rng: np.random.Generator, stops: str) -> Float32[np.ndarray, "stops 
 
 
 def _texture(rng: np.random.Generator, n: int, coarse: float, steep: float, stretch: float = 1.0) -> Mask:
-    """A periodic random field of unit variance: amplitude falls as frequency**-steep from `coarse` cycles on."""
+    """Sample a periodic random field of unit variance: amplitude falls as frequency**-steep from `coarse` cycles on."""
     noise = rng.standard_normal((2, 2 * MODES + 1, MODES + 1), np.float32)
     ky, kx = np.arange(-MODES, MODES + 1)[:, None], np.arange(MODES + 1)[None]
     tilt = rng.uniform(-0.5, 0.5) if stretch > 1 else 0.0
@@ -131,7 +131,7 @@ def _texture(rng: np.random.Generator, n: int, coarse: float, steep: float, stre
 
 
 def _line(rng: np.random.Generator, n: int, coarse: float, steep: float) -> Float32[np.ndarray, "n"]:
-    """The same in one dimension."""
+    """Sample a periodic random line of unit variance, as `_texture` does a field."""
     k = np.arange(1, MODES + 1)
     spectrum = np.zeros(n // 2 + 1, np.complex64)
     noise = rng.standard_normal((2, MODES), np.float32)
@@ -141,20 +141,20 @@ def _line(rng: np.random.Generator, n: int, coarse: float, steep: float) -> Floa
 
 
 def _ramp(tone: Mask, colors: Float32[np.ndarray, "stops 3"]) -> Float32[np.ndarray, "3 h w"]:
-    """Tones of about unit variance as colours from the first to the last."""
+    """Turn tones of about unit variance into colours from the first to the last."""
     place = np.linspace(0, len(colors) - 1, 256)
     table = np.stack([np.interp(place, np.arange(len(colors)), c) for c in colors.T]).astype(np.float32)
     return table[:, np.clip(tone * 52 + 128, 0, 255).astype(np.uint8)]
 
 
 def _step(x: np.ndarray) -> np.ndarray:
-    """0 below, 1 above, smooth over one unit around 0."""
+    """Return 0 below and 1 above, smooth over one unit around 0."""
     x = np.clip(x + 0.5, 0, 1)
     return x * x * (3 - 2 * x)
 
 
 def _paint(planes: Planes, mask: np.ndarray | float, color: np.ndarray) -> None:
-    """Mixes an opaque colour [3, ...] into [r g b transparency], in place."""
+    """Mix an opaque colour [3, ...] into [r g b transparency], in place."""
     planes[3] *= 1 - mask
     planes[:3] += mask * (color - planes[:3])
 
@@ -166,14 +166,14 @@ def _blank(height: int, width: int) -> Planes:
 
 
 def _around(planes: Planes, size: int) -> Planes:
-    """The torus with one view repeated, so that every window is a slice."""
+    """Repeat one view of the torus, so that every window is a slice."""
     n = SPAN * size
     rows = np.arange(n + size + 1 if planes.shape[1] == n else planes.shape[1]) % n  # a landscape has no way round
     return np.concatenate([planes, planes[:, :, : size + 1]], 2)[:, rows]
 
 
 def _surface(rng: np.random.Generator, colors: np.ndarray, n: int) -> Planes:
-    """Ground, water or foliage seen from near."""
+    """Paint ground, water or foliage seen from near."""
     coarse, stretch = 2 ** rng.uniform(1, 4), 2 ** rng.uniform(0, 2.5)
     fine = _texture(rng, n, coarse, rng.uniform(1.4, 2.4), stretch)
     form = rng.integers(3)
@@ -188,7 +188,7 @@ def _surface(rng: np.random.Generator, colors: np.ndarray, n: int) -> Planes:
 
 
 def _landscape(rng: np.random.Generator, colors: np.ndarray, sky: np.ndarray, skyline: str, n: int) -> Planes:
-    """Sky with clouds, one to three skylines that fade with distance, and ground in perspective."""
+    """Paint a sky with clouds, one to three skylines that fade with distance, and ground in perspective."""
     y = ((np.arange(int(LOWEST * n / SPAN), dtype=np.float32) + 0.5) * SPAN / n)[:, None]
     planes = _blank(len(y), n)
     horizon = rng.uniform(0.45, 0.85)
@@ -214,7 +214,7 @@ def _landscape(rng: np.random.Generator, colors: np.ndarray, sky: np.ndarray, sk
 
 
 def _outline(rng: np.random.Generator, kind: str, y: np.ndarray, n: int) -> tuple[np.ndarray, Mask]:
-    """The upper edge of hills, trees or blocks against their base, and the tones of their faces."""
+    """Return the upper edge of hills, trees or blocks against their base, and the tones of their faces."""
     if kind != "blocks":
         line = _line(rng, n, 3.0, 2.1) if kind == "hills" else _line(rng, n, 12.0, 1.1)
         return -(0.12 + 0.06 * line if kind == "hills" else 0.2 + 0.08 * line), np.zeros((1, 1), np.float32)
@@ -227,7 +227,7 @@ def _outline(rng: np.random.Generator, kind: str, y: np.ndarray, n: int) -> tupl
 
 
 def _growth(rng: np.random.Generator, colors: np.ndarray, landscape: bool, n: int) -> Planes:
-    """What is near the camera: plants along the lower edge, or clumps all over."""
+    """Paint what is near the camera: plants along the lower edge, or clumps all over."""
     texture = _texture(rng, n, 2 ** rng.uniform(2, 4), 1.6)
     if landscape:
         texture = texture[: int(LOWEST * n / SPAN)]
@@ -244,7 +244,7 @@ def _growth(rng: np.random.Generator, colors: np.ndarray, landscape: bool, n: in
 def _scatter(
     rng: np.random.Generator, planes: Planes, colors: np.ndarray, size: int, between: tuple[float, float]
 ) -> None:
-    """Flowers, stones, lamps: many small shapes of about one size, at heights `between`."""
+    """Paint flowers, stones or lamps: many small shapes of about one size, at heights `between`."""
     typical, slim = rng.uniform(0.02, 0.1), 2 ** rng.uniform(-1, 1)
     form = typical * np.array([1, slim]) / max(1, slim)
     shapes = [_shape(rng, size, *(form * 2**grown)) for grown in (-0.9, -0.5, -0.1, 0.3, 0.7)]
@@ -256,7 +256,7 @@ def _scatter(
 
 
 def _body(rng: np.random.Generator, colors: np.ndarray, mottle: Mask, size: int, landscape: bool) -> Layer:
-    """Something that moves by itself, facing where it goes."""
+    """Paint something that moves by itself, facing where it goes."""
     radius, stretch = rng.uniform(0.13, 0.3), 2 ** rng.uniform(-0.3, 0.3)
     turns = int(rng.choice([-3, -2, -1, 1, 2, 3]))
     parts = np.array(BODIES[rng.integers(len(BODIES))]) * rng.uniform(0.8, 1.2, 4) * radius
@@ -276,14 +276,14 @@ def _body(rng: np.random.Generator, colors: np.ndarray, mottle: Mask, size: int,
 
 
 def _blur(planes: Planes, sigma: float) -> Planes:
-    """Out of focus, by `sigma` pixels."""
+    """Blur by `sigma` pixels."""
     ky, kx = np.fft.fftfreq(planes.shape[1])[:, None], np.fft.rfftfreq(planes.shape[2])
     gain = np.exp(-2 * (np.pi * sigma) ** 2 * (ky**2 + kx**2)).astype(np.float32)
     return np.fft.irfft2(np.fft.rfft2(planes) * gain, planes.shape[1:])
 
 
 def _shape(rng: np.random.Generator, size: int, height: float, width: float) -> tuple[Mask, Mask]:
-    """A soft-edged ellipse, box or irregular blob of these radii, and its shading by light from above."""
+    """Draw a soft-edged ellipse, box or irregular blob of these radii, and its shading by light from above."""
     halves = [math.ceil(1.4 * radius * size) + 2 for radius in (height, width)]
     v, u = ((np.arange(2 * h) + 0.5 - h) / (r * size) for h, r in zip(halves, (height, width), strict=True))
     v, u = v[:, None].astype(np.float32), u[None].astype(np.float32)
@@ -298,7 +298,7 @@ def _shape(rng: np.random.Generator, size: int, height: float, width: float) -> 
 
 
 def _stamp(planes: Planes, mask: Mask, color: np.ndarray, y: float, x: float, size: int) -> None:
-    """Paints a shape centred at (y, x), to the next 1/64 of a view, around the torus."""
+    """Paint a shape centred at (y, x), to the next 1/64 of a view, around the torus."""
     tops = (round(round(c * 64) * size / 64) - side // 2 for c, side in zip((y, x), mask.shape, strict=True))
     rows, columns = ((top + np.arange(s)) % n for top, s, n in zip(tops, mask.shape, planes.shape[1:], strict=True))
     where = np.ix_(range(len(planes)), rows, columns)

@@ -1,23 +1,17 @@
-"""Videos and images made as small as the worlds need them, in the way of the benchmarks they come from.
-
-Needs no PyTorch: the processes that run the worlds have none.
-"""
+"""Videos and images at the size of a picture, scaled as in the benchmarks they come from, without PyTorch."""
 
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
 from alda.errors import UserError
 
-NO_PYAV = "reading videos needs PyAV: pip install 'alda[video]'"
-
 
 def shrink_image(file: Path, size: int, *, crop: bool = False) -> UInt8[np.ndarray, "size size 3"]:
-    """The image at size x size: the whole of it, squeezed, or the square in its middle. Bicubic.
+    """Return the image at size x size: the whole of it, squeezed, or the square in its middle. Bicubic.
 
     Raises UserError for a file that is no image, or only a part of one.
     """
@@ -35,41 +29,42 @@ def shrink_image(file: Path, size: int, *, crop: bool = False) -> UInt8[np.ndarr
     return np.asarray(image.resize((size, size)))
 
 
-def shrink_video(file: Path, size: int) -> list[UInt8[np.ndarray, "size size 3"]]:
-    """All frames of the video at size x size. Raises UserError for a broken or cut off file, or without PyAV."""
-    av = _pyav()
+def shrink_video(file: Path, size: int) -> Iterator[UInt8[np.ndarray, "size size 3"]]:
+    """Yield all frames of the video at size x size. Raises UserError for a broken or cut off file, or without PyAV."""
+    try:
+        import av
+    except ImportError:
+        raise UserError("reading videos needs PyAV: pip install 'alda[video]'") from None
+    count, promised = 0, 1
     try:
         with av.open(str(file)) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            frames = [bilinear(frame, size) for frame in _decoded(container, stream)]
-            promised = stream.frames  # 0 where the file does not say
+            promised = max(stream.frames, 1)  # 0 where the file does not say
+            for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    break
+                yield bilinear(frame.to_ndarray(format="rgb24"), size)
+                count += 1
     except (av.FFmpegError, IndexError) as error:
         raise UserError(f"the video {file} cannot be decoded ({error}); copy it again") from error
-    if not frames or len(frames) < promised:
-        raise UserError(f"the video {file} is cut off or damaged: {len(frames)} of {promised} frames; copy it again")
-    return frames
-
-
-def has_pyav() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("av") is not None
+    if count < promised:
+        raise UserError(f"the video {file} is cut off or damaged: {count} of {promised} frames; copy it again")
 
 
 def bilinear(frame: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """Bilinear between the nearest four pixels, with no smoothing before: some pixels of a large frame do not count.
+    """Interpolate between the nearest four pixels, with no smoothing before: some pixels of a large frame do not count.
 
     As torch.nn.functional.interpolate on pixels in [0, 1], then times 255 and cut off. Where the result is a whole
     number, rounding decides: about one value in a hundred is one level away from PyTorch's.
     """
     (top, bottom, down), (left, right, along) = (_neighbours(length, size) for length in frame.shape[:2])
     down, along = down[:, None, None], along[None, :, None]
-    pixels = frame / np.float32(255)  # [h, w, 3]
-    total = (1 - down) * (1 - along) * pixels[top][:, left]
-    total += (1 - down) * along * pixels[top][:, right]
-    total += down * (1 - along) * pixels[bottom][:, left]
-    total += down * along * pixels[bottom][:, right]
+    white = np.float32(255)
+    total = (1 - down) * (1 - along) * (frame[top][:, left] / white)
+    total += (1 - down) * along * (frame[top][:, right] / white)
+    total += down * (1 - along) * (frame[bottom][:, left] / white)
+    total += down * along * (frame[bottom][:, right] / white)
     return (255 * total).astype(np.uint8)
 
 
@@ -77,24 +72,8 @@ def bilinear(frame: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, 
 def _neighbours(
     length: int, size: int
 ) -> tuple[Int[np.ndarray, " size"], Int[np.ndarray, " size"], Float32[np.ndarray, " size"]]:
-    """For each of `size` pixels its two neighbours among `length`, and the weight of the second."""
+    """Return for each of `size` pixels its two neighbours among `length`, and the weight of the second."""
     centres = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(length / size) - np.float32(0.5)
     centres = np.maximum(centres, 0)
     first = centres.astype(int)
     return first, np.minimum(first + 1, length - 1), centres - first.astype(np.float32)
-
-
-def _decoded(container: Any, stream: Any) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """Frames up to the first damaged one."""
-    for frame in container.decode(stream):
-        if frame.is_corrupt:
-            return
-        yield frame.to_ndarray(format="rgb24")
-
-
-def _pyav() -> Any:
-    try:
-        import av
-    except ImportError:
-        raise UserError(NO_PYAV) from None
-    return av

@@ -1,5 +1,6 @@
-"""What a visual shift may change, and when. The plain class changes nothing: the training world."""
+"""Visual shifts: what they may change, and when. The plain class changes nothing: the task as it is trained on."""
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ from alda.errors import UserError
 
 @dataclass(frozen=True)
 class ShiftOptions:
-    """How a shift is wanted. intensity: None for the usual one. static: chosen at reset, then still."""
+    """Settings of a shift. intensity: None for the usual one. static: chosen at reset, then still."""
 
     intensity: float | None = None
     static: bool = False
@@ -28,61 +29,70 @@ class Shift:
 
     domains: ClassVar[frozenset[str] | None] = None  # of the suite that it covers; None: all
     has_intensity: ClassVar[bool] = False
+    clips: Clips | None = None  # that move behind the agent
     colors = "of the task"  # where they come from, by the name that records give it
 
     def __init__(self, options: ShiftOptions) -> None:
         self.options = options
 
-    @property
-    def clips(self) -> Clips | None:
-        """What moves behind the agent, if anything does."""
-        return None
-
     def prepare(self) -> dict[str, str]:
-        """Makes the clips ready, if there are any; what stands in records: names of the background and of the colours.
+        """Make the clips ready, if there are any; return the names of background and colours for records.
 
         Raises UserError where a clip cannot be read.
         """
-        for error in self.clips.store() if self.clips else ():
-            raise error
+        if self.clips:
+            self.clips.prepare()
         return {"background": self.clips.name if self.clips else "none", "colors": self.colors}
 
     def reset(self, scene: Scene, rng: np.random.Generator) -> None:
-        """An episode begins (the physics is already in its first state)."""
+        """Begin an episode; the physics is already in its first state."""
 
     def begin_step(self, scene: Scene) -> None:
-        """An agent step begins."""
+        """Begin an agent step."""
 
     def step(self, scene: Scene) -> None:
-        """A control step has been taken; there are `action_repeat` of them in an agent step."""
+        """Follow a control step; there are `action_repeat` of them in an agent step."""
 
     def draw(self, scene: Scene) -> None:
-        """A picture is about to be drawn."""
+        """Change the scene before a picture is drawn."""
 
     def finish(self, frame: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w c"]:
-        """The last word on a drawn picture."""
+        """Change a picture after it is drawn."""
         return frame
+
+
+class Part:
+    """One distraction of a shift that has several; they move together, at every tick."""
+
+    def __init__(self, intensity: float, options: ShiftOptions) -> None:
+        self.intensity, self.options = intensity, options
+
+    def reset(self, scene: Scene, rng: np.random.Generator) -> None:
+        """Begin an episode."""
+
+    def tick(self, scene: Scene) -> None:
+        """Move on."""
+
+    def hold(self, scene: Scene) -> None:
+        """Follow a control step between two ticks."""
+
+    def draw(self, scene: Scene) -> None:
+        """Change the scene before a picture is drawn."""
 
 
 def parse_shift(text: str) -> tuple[str, float | None, bool]:
     """'distracting_cs:0.1:static' -> ('distracting_cs', 0.1, True). Raises UserError for another form."""
     name, *words = text.split(":")
-    intensity, static = None, False
-    for word in words:
-        if word == "static" and not static:
-            static = True
-        elif intensity is None:
-            intensity = _intensity(word, text)
-        else:
-            raise UserError(f"a shift is written NAME, NAME:INTENSITY or NAME:INTENSITY:static, not {text!r}")
-    return name, intensity, static
-
-
-def _intensity(word: str, text: str) -> float:
+    static = words[-1:] == ["static"]
+    numbers = words[:-1] if static else words
+    if len(numbers) > 1:
+        raise UserError(f"a shift is written NAME, NAME:INTENSITY or NAME:INTENSITY:static, not {text!r}")
+    if not numbers:
+        return name, None, static
     try:
-        value = float(word)
+        intensity = float(numbers[0])
     except ValueError:
-        value = -1.0
-    if not 0 < value <= 1:
-        raise UserError(f"the intensity of a shift is a number above 0, at most 1, not {word!r} (in {text!r})")
-    return value
+        intensity = math.nan
+    if not 0 < intensity <= 1:
+        raise UserError(f"the intensity of a shift is a number above 0, at most 1, not {numbers[0]!r} (in {text!r})")
+    return name, intensity, static

@@ -32,7 +32,7 @@ SPREADS = {"color_easy": 0.1, "color_hard": 0.2}  # standard deviation of the of
 
 
 class ColorShift(Shift):
-    """Floor, body and sky take another colour setting of a table at every reset.
+    """Gives floor, body and sky another colour setting of a table at every reset.
 
     options.data.color_table: a JSON file with a list of colour settings, or a folder holding color_easy.json and
     color_hard.json; None draws our own. Raises UserError for a file that is not such a table.
@@ -66,7 +66,7 @@ class ColorHard(ColorShift):
 
 
 def draw_table(name: str, size: int = 100) -> list[ColorSetting]:
-    """Our colour table `name`: always the same settings."""
+    """Return our colour table `name`, always the same settings."""
     rng = np.random.default_rng(int.from_bytes(name.encode(), "little"))
     settings = []
     for _ in range(size):
@@ -80,6 +80,7 @@ def draw_table(name: str, size: int = 100) -> list[ColorSetting]:
 
 
 def read_table(path: Path) -> list[ColorSetting]:
+    """Read colour settings from a JSON file. Raises UserError for a file that is no such table."""
     try:
         table = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -95,7 +96,7 @@ def read_table(path: Path) -> list[ColorSetting]:
 
 
 def recolor(scene: Scene, setting: ColorSetting) -> None:
-    """Gives a suite model the colours of one setting, in place.
+    """Give a suite model the colours of one setting, in place.
 
     setting: RGB in [0, 1] for each of KEYS; grid is the floor's checker, self the agent's body, skybox the sky at its
     zenith.
@@ -110,7 +111,7 @@ def recolor(scene: Scene, setting: ColorSetting) -> None:
 
 
 def _checker(texels: UInt8[np.ndarray, "h w 3"], rgb1: list[float], rgb2: list[float]) -> None:
-    """MuJoCo's builtin checker: two squares of each colour, and an edge of one texel."""
+    """Paint MuJoCo's builtin checker: two squares of each colour, and an edge of one texel."""
     top, left = texels.shape[0] // 2, texels.shape[1] // 2
     texels[:] = _bytes(rgb2)
     texels[:top, :left] = texels[top:, left:] = _bytes(rgb1)
@@ -118,7 +119,7 @@ def _checker(texels: UInt8[np.ndarray, "h w 3"], rgb1: list[float], rgb2: list[f
 
 
 def _sky(texels: UInt8[np.ndarray, "h w 3"], rgb: list[float], factor: int) -> None:
-    """MuJoCo's builtin gradient: `rgb` above, black below, white speckles; six square faces, stacked.
+    """Paint MuJoCo's builtin gradient: `rgb` above, black below, white speckles; six square faces, stacked.
 
     factor: texels of the model's own sky, each way, that one of these stands for.
     """
@@ -135,7 +136,7 @@ def _sky(texels: UInt8[np.ndarray, "h w 3"], rgb: list[float], factor: int) -> N
 
 @functools.cache
 def _sky_gradient(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Share of the upper colour in a side, the upper and the lower face, each [size, size]."""
+    """Return the share of the upper colour in a side, the upper and the lower face, each [size, size]."""
     line = np.linspace(-1, 1, size)
     x, y = line[None, :], -line[:, None]
     norm = np.sqrt(1 + x**2 + y**2)
@@ -146,7 +147,7 @@ def _sky_gradient(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @functools.cache
 def _speckles(size: int) -> Bool[np.ndarray, "h w"]:
-    """Where MuJoCo puts the speckles of a sky of this size: the same texels in every model."""
+    """Return where MuJoCo puts the speckles of a sky of this size: the same texels in every model."""
     import mujoco
 
     sky = f'<texture type="skybox" builtin="gradient" width="{size}" height="{size}" mark="random" markrgb="1 1 1"/>'
@@ -156,12 +157,12 @@ def _speckles(size: int) -> Bool[np.ndarray, "h w"]:
 
 @functools.cache
 def _whiteness(size: int, factor: int) -> Float[np.ndarray, "h w 1"]:
-    """Share of speckles in each texel that stands for `factor` of the model's own, each way."""
+    """Return the share of speckles in each texel that stands for `factor` of the model's own, each way."""
     return _speckles(size * factor).reshape(6 * size, factor, size, factor).mean((1, 3))[..., None]
 
 
 def _bytes(color: Any) -> UInt8[np.ndarray, "..."]:
-    """MuJoCo cuts colours off, it does not round them."""
+    """Return colours as MuJoCo stores them: cut off, not rounded."""
     return (255 * np.asarray(color)).astype(np.uint8)
 
 

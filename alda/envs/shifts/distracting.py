@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from alda.envs.backgrounds.clips import Clips, sky_clips, sky_side
+from alda.envs.backgrounds.clips import sky_clips, sky_side
 from alda.envs.scene import Scene
-from alda.envs.shifts.base import Shift, ShiftOptions
-from alda.envs.shifts.camera import CameraLimits, WanderingCamera
+from alda.envs.shifts.base import Part, Shift, ShiftOptions
+from alda.envs.shifts.camera import WanderingCamera
 
 USUAL_INTENSITY = 0.025
 _CLIPS = {0.025: 2, 0.05: 2, 0.1: 4, 0.15: 6, 0.2: 8}  # intensity -> clips to choose from; above: all
@@ -39,13 +39,10 @@ class DistractingSuite(Shift):
     def __init__(self, options: ShiftOptions) -> None:
         super().__init__(options)
         self.intensity = USUAL_INTENSITY if options.intensity is None else options.intensity
-        makers = {"background": MovingSky, "camera": Wandering, "color": DriftingColors}
+        makers = {"background": MovingSky, "camera": WanderingCamera, "color": DriftingColors}
         self._parts = {name: makers[name](self.intensity, options) for name in self.parts}
-
-    @property
-    def clips(self) -> Clips | None:
         sky = self._parts.get("background")
-        return sky.clips if isinstance(sky, MovingSky) else None
+        self.clips = sky.clips if isinstance(sky, MovingSky) else None
 
     def reset(self, scene: Scene, rng: np.random.Generator) -> None:
         self._control_steps = 0
@@ -83,25 +80,6 @@ class DistractingColor(DistractingSuite):
     """colours of all materials, drifting around the task's own"""
 
     parts = ("color",)
-
-
-class Part:
-    """One distraction."""
-
-    def __init__(self, intensity: float, options: ShiftOptions) -> None:
-        self.intensity, self.options = intensity, options
-
-    def reset(self, scene: Scene, rng: np.random.Generator) -> None:
-        """An episode begins."""
-
-    def tick(self, scene: Scene) -> None:
-        """Moves on."""
-
-    def hold(self, scene: Scene) -> None:
-        """A control step between two ticks."""
-
-    def draw(self, scene: Scene) -> None:
-        """A picture is about to be drawn."""
 
 
 class MovingSky(Part):
@@ -143,27 +121,6 @@ class MovingSky(Part):
             scene.upload("skybox")
         else:
             scene.set_sky(image)
-
-
-class Wandering(Part):
-    """A camera that wanders; between ticks it is held, where the reference lets it fall back for a moment."""
-
-    def reset(self, scene: Scene, rng: np.random.Generator) -> None:
-        limits = CameraLimits.of(self.intensity, static=self.options.static)
-        above = scene.domain == "reacher"
-        self._camera = WanderingCamera(limits, from_above=above, reference=self.options.reference)
-        # The reference moves another camera of quadruped than the one it draws with.
-        self._unseen = self.options.reference and scene.domain == "quadruped"
-        if not self._unseen:
-            self._camera.reset(scene, rng)
-
-    def tick(self, scene: Scene) -> None:
-        if not self._unseen:
-            self._camera.wander(scene)
-
-    def hold(self, scene: Scene) -> None:
-        if not (self._unseen or self.options.reference):
-            self._camera.place(scene)
 
 
 class DriftingColors(Part):

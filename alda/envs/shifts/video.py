@@ -16,19 +16,16 @@ _GREEN = (51, 204, 51)
 
 
 class VideoShift(Shift):
-    """One video an episode, from its first frame on, a frame per agent step, over and over."""
+    """Shows one video an episode, from its first frame on, a frame per agent step, over and over."""
 
     name: ClassVar[str]
     green: ClassVar[tuple[str, ...]]  # textures painted green
+    clips: Clips
 
     def __init__(self, options: ShiftOptions) -> None:
         super().__init__(options)
-        self._clips = video_clips(options.data, self.name, options.image_size)
+        self.clips = video_clips(options.data, self.name, options.image_size)
         self._painted = False
-
-    @property
-    def clips(self) -> Clips:
-        return self._clips
 
     def reset(self, scene: Scene, rng: np.random.Generator) -> None:
         if not self._painted:
@@ -60,7 +57,7 @@ class VideoHard(VideoShift):
 
 
 def green_screen(picture: UInt8[np.ndarray, "h w c"]) -> Bool[np.ndarray, "h w"]:
-    """Which pixels are green: hue from 100 to 185 degrees, saturation from 80 and value from 70 of 255, all inclusive.
+    """Return which pixels are green: hue 100 to 185 degrees, saturation from 80 and value from 70 of 255, inclusive.
 
     In whole numbers, so that a colour on a limit is inside; the reference's floating point puts one in 3,600 colours,
     all of them on a limit, outside.

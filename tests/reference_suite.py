@@ -25,7 +25,7 @@ FLOOR_ALPHA = {
 }
 
 
-class ReferenceWorld:
+class ReferenceSuite:
     """One control step at a time.
 
     clips: of frames of 800 x 800. static: chosen at reset, then still. hold: keeps the camera's distraction between the
