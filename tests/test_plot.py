@@ -5,7 +5,8 @@ import shutil
 
 import numpy as np
 
-from alda.analysis.runs.learning_curves import _apart, plot_runs
+from alda.analysis.runs.learning_curves import _told_apart
+from alda.commands.plot import plot
 from alda.pictures import sheet
 
 
@@ -46,18 +47,18 @@ def test_scores_made_in_different_ways_are_never_one_line(tmp_path, monkeypatch)
             }
         rows.append(json.dumps(row))
     (tmp_path / "metrics.jsonl").write_text("\n".join(rows) + "\n")
-    plot_runs([tmp_path])
+    plot((tmp_path,))
     assert drawn == [
         ([0.0, 10.0, 20.0, 30.0], "train"),
         ([0.0, 10.0], "video_hard (simulator mujoco 3.17.0)"),
         ([20.0, 30.0], "video_hard (simulator mujoco 4.0.0)"),
     ]
-    assert _apart(made, [made, {}]).endswith("background procedural-v1)")
+    assert _told_apart(made, [made, {}]).endswith("background procedural-v1)")
 
     shutil.copytree(tmp_path, tmp_path / "other")
     text = (tmp_path / "metrics.jsonl").read_text().replace("procedural-v1", "davis-2017").replace("4.0.0", "3.17.0")
     (tmp_path / "other" / "metrics.jsonl").write_text(text)
     drawn.clear()
-    plot_runs([tmp_path, tmp_path / "other"])
+    plot((tmp_path, tmp_path / "other"))
     assert len(drawn) == 5
     assert drawn[-1][1].endswith("video_hard (simulator mujoco 3.17.0, background davis-2017)")

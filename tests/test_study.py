@@ -208,7 +208,7 @@ def test_a_figure_has_all_its_curves_from_its_study(tmp_path, file):
     assert [curve.label for curve in figure.curves] == [curve.label for curve in FIGURES[number][1]]
     assert not figure.missing
     assert not figure.left_out
-    assert figure.worlds == ["train", "color_hard", "distracting_cs"]
+    assert figure.shifts == ["train", "color_hard", "distracting_cs"]
     assert len(figure.cells) == len(runs) * 3
 
 

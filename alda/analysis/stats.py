@@ -2,22 +2,43 @@
 
 What to report and why: Agarwal et al., Deep Reinforcement Learning at the Edge of the Statistical Precipice, NeurIPS
 2021 (section 4). Every interval is a percentile bootstrap interval. Seeds are drawn again within their task, never
-tasks: an interval speaks of other seeds on the same tasks. The interval of a mean over seeds alone is
-`alda.training.rollout.bootstrap_interval`.
+tasks: an interval speaks of other seeds on the same tasks.
 
 `Scores` are one array of seeds a task, on one scale: returns divided by the highest possible one. Tasks may have
 different numbers of seeds.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from alda.errors import UserError
+from alda.training.rollout import bootstrap_interval
 
 Scores = Sequence[Float[np.ndarray, "_"]]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A mean over seeds with its 95 % bootstrap interval, which one seed has not."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    seeds: int
+
+    def __str__(self) -> str:
+        ends = "" if self.low is None else f" ({self.low:.0f} to {self.high:.0f})"
+        return f"{self.mean:.0f}{ends}"
+
+
+def score_over_seeds(values: Sequence[float], *, resamples: int = 10_000) -> Score:
+    """Return the mean of one value a seed, with its interval."""
+    low, high = bootstrap_interval(values, resamples=resamples) if len(values) > 1 else (None, None)
+    return Score(float(np.mean(values)), low, high, len(values))
 
 
 class Estimate(NamedTuple):
@@ -33,19 +54,19 @@ def mean(scores: Float[np.ndarray, "*b n"]) -> Float[np.ndarray, "*b"]:
 
 
 def interquartile_mean(scores: Float[np.ndarray, "*b n"]) -> Float[np.ndarray, "*b"]:
-    """Mean of the middle half: a quarter of the scores, rounded down, is left out at each end."""
+    """Return the mean of the middle half: a quarter of the scores, rounded down, is left out at each end."""
     count = scores.shape[-1]
     tail = count // 4
     return np.asarray(np.sort(scores, -1)[..., tail : count - tail].mean(-1))
 
 
 def optimality_gap(scores: Float[np.ndarray, "*b n"], target: float = 1.0) -> Float[np.ndarray, "*b"]:
-    """By how much scores fall short of the target on average; what exceeds it does not count. Lower is better."""
+    """Return by how much scores fall short of the target on average; what exceeds it does not count. Less is better."""
     return np.asarray((target - np.minimum(scores, target)).mean(-1))
 
 
 def share_above(scores: Float[np.ndarray, "*b n"], thresholds: Float[np.ndarray, " t"]) -> Float[np.ndarray, "*b t"]:
-    """Share of scores strictly above each threshold."""
+    """Return the share of scores strictly above each threshold."""
     return np.stack([(scores > threshold).mean(-1) for threshold in thresholds], -1)
 
 
@@ -57,7 +78,7 @@ def aggregate(
     resamples: int = 5_000,
     seed: int = 0,
 ) -> Estimate:
-    """A statistic of all scores together, with its interval by the bootstrap stratified by task.
+    """Return a statistic of all scores together, with its interval by the bootstrap stratified by task.
 
     statistic: from scores on the last axis to numbers, whatever axes lead. Raises UserError where a task has no score.
     """
@@ -68,24 +89,15 @@ def aggregate(
     return Estimate(statistic(np.concatenate(scores)), low, high)
 
 
-def performance_profile(
-    scores: Scores,
-    thresholds: Float[np.ndarray, " t"],
-    *,
-    confidence: float = 0.95,
-    resamples: int = 5_000,
-    seed: int = 0,
-) -> Estimate:
-    """Share of runs that score above each threshold, with pointwise intervals. Raises UserError as `aggregate` does."""
-    return aggregate(
-        lambda drawn: share_above(drawn, thresholds), scores, confidence=confidence, resamples=resamples, seed=seed
-    )
+def performance_profile(scores: Scores, thresholds: Float[np.ndarray, " t"], *, resamples: int = 5_000) -> Estimate:
+    """Return the share of runs that score above each threshold, with pointwise intervals."""
+    return aggregate(lambda drawn: share_above(drawn, thresholds), scores, resamples=resamples)
 
 
 def probability_of_improvement(
     x: Scores, y: Scores, *, confidence: float = 0.95, resamples: int = 5_000, seed: int = 0
 ) -> Estimate:
-    """P(a run of x beats a run of y on the same task), averaged over tasks; ties count half.
+    """Return P(a run of x beats a run of y on the same task), averaged over tasks; ties count half.
 
     On one task it is the Mann-Whitney U statistic over the number of pairs. x and y are drawn again independently.
     Raises UserError where they have different numbers of tasks, or a task has no score.

@@ -6,8 +6,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from alda.analysis.runs.learning_curves import plot_runs
 from alda.commands.picture import picture
+from alda.commands.plot import plot
 from alda.config import EnvConfig
 from alda.errors import UserError
 from alda.presets import presets
@@ -54,7 +54,7 @@ def demo(*, out: Path = Path("demo"), steps: int = 16_000, seed: int = 0) -> Non
     for shift, words in (("train", "as in training"), (SHIFTED, f"recoloured ({SHIFTED}), never seen in training")):
         table.add_row(words, *(f"{row[f'eval/{shift}/return']:.0f}" for row in (before, after)))
     console.print(table)
-    plot_runs([run], out=out / "curve.png")
+    plot((run,), out=out / "curve.png")
     picture(run, every=6, out=out / "reconstructions.png", seed=seed)
     videos = sorted((run / "videos").glob(f"*{SHIFTED}*"))
     lines = (

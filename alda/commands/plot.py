@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from alda.analysis.runs.learning_curves import plot_runs
+from alda.analysis.runs.learning_curves import draw_runs
+from alda.analysis.runs.table import load_run
+from alda.errors import UserError
 
 
 def plot(runs: tuple[Path, ...], /, *, out: Path | None = None) -> None:
@@ -12,4 +14,12 @@ def plot(runs: tuple[Path, ...], /, *, out: Path | None = None) -> None:
         runs: Run directories.
         out: File to write, .png or .svg (None: curve.png in the first run directory).
     """
-    plot_runs(runs, out=out)
+    if not runs:
+        raise UserError("name at least one run directory")
+    file = out or runs[0] / "curve.png"
+    if file.suffix not in (".png", ".svg"):
+        raise UserError(f"figures are written as .png or .svg, not as {file.name}")
+    figure = draw_runs([load_run(run) for run in runs])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=150)
+    print(f"written to {file}")

@@ -1,19 +1,15 @@
 """What a run directory has to show, part by part, for a page. Damaged pieces are named, and end nothing else."""
 
-import contextlib
-import io
 import json
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from alda.analysis.report.embedded import Embedded, embed_picture, embed_video
-from alda.analysis.report.main_numbers import NUMBERS, Table, number
-from alda.analysis.runs.learning_curves import plot_runs
-from alda.analysis.runs.table import DAMAGE
+from alda.analysis.report.analyses import NUMBERS, number, table
+from alda.analysis.report.embedded import Item, embed_figure, embed_picture, embed_video
+from alda.analysis.runs.learning_curves import draw_runs
+from alda.analysis.runs.table import DAMAGE, load_run
 from alda.commands.analyze import ANALYSES
 from alda.config import Config, flat, load_config, to_json
 from alda.envs.tasks import action_repeat_of
@@ -21,58 +17,10 @@ from alda.errors import UserError
 from alda.training.logger import read_metrics
 
 _SIZES = ("samples", "permutations", "episodes", "states", "pairs")  # how much an analysis has looked at
-_SPACED = str.maketrans("._", "  ")
 
 
-@dataclass(frozen=True)
-class Facts:
-    """Names and what they are."""
-
-    rows: list[tuple[str, str]]
-    kind: str = "facts"
-
-
-@dataclass(frozen=True)
-class Note:
-    """A sentence. wrong: it tells of something damaged."""
-
-    text: str
-    wrong: bool = False
-    kind: str = "note"
-
-
-@dataclass(frozen=True)
-class Missing:
-    """What is not there, and the command that makes it."""
-
-    text: str
-    command: str
-    kind: str = "missing"
-
-
-@dataclass(frozen=True)
-class Folded:
-    """Text that is shown when asked for."""
-
-    title: str
-    text: str
-    kind: str = "folded"
-
-
-Item = Facts | Note | Missing | Folded | Table | Embedded
-
-
-@dataclass(frozen=True)
-class Part:
-    """A heading, what it is about, and what is below."""
-
-    title: str
-    about: str = ""
-    items: list[Item] = field(default_factory=list)
-
-
-def parts_of(run: Path, *, refused: Mapping[str, str]) -> list[Part]:
-    """Everything that a run directory holds. refused: why an analysis that was asked for could not be done, by name."""
+def parts_of(run: Path, *, refused: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return title, text and items of every part. refused: why an analysis could not be done, by its name."""
     builders: dict[str, tuple[str, Callable[[Path], Iterable[Item]]]] = {
         "Settings": ("", _settings),
         "Versions and machine": ("", _machine),
@@ -85,82 +33,71 @@ def parts_of(run: Path, *, refused: Mapping[str, str]) -> list[Part]:
         "Reconstructions": ("States of one episode as they are and as the agent decodes them.", _reconstructions),
     }
     parts = [
-        Part(title, about, list(shielded(build(run), title.lower()))) for title, (about, build) in builders.items()
+        {"title": title, "about": about, "content": list(shielded(build(run), title.lower()))}
+        for title, (about, build) in builders.items()
     ]
-    for name in ANALYSES:
-        about = (ANALYSES[name].__doc__ or "").splitlines()[0].rstrip(".")
-        about += "" if about.endswith("?") else "."
-        items = list(shielded(_analysis(run, name, refused.get(name)), name))
-        parts.append(Part(name.capitalize(), f"{about[:1].upper()}{about[1:]}", items))
+    for name, analysis in ANALYSES.items():
+        content = list(shielded(_analysis(run, name, refused.get(name)), name))
+        about = (analysis.__doc__ or "").splitlines()[0]
+        parts.append({"title": name.capitalize(), "about": about, "content": content})
     return parts
 
 
+def note(text: str, *, wrong: bool = False) -> Item:
+    """Return a sentence; wrong: it tells of something damaged."""
+    return {"kind": "note", "text": text, "wrong": wrong}
+
+
 def shielded(items: Iterable[Item], what: str) -> Iterator[Item]:
-    """The items up to where reading them fails, and then what is wrong."""
+    """Yield the items up to where reading them fails, and then what is wrong."""
     try:
         yield from items
     except UserError as error:
-        yield Note(str(error), wrong=True)
+        yield note(str(error), wrong=True)
     except DAMAGE as error:
-        yield Note(f"{what}: damaged, {type(error).__name__}: {error}", wrong=True)
+        yield note(f"{what}: damaged, {type(error).__name__}: {error}", wrong=True)
+
+
+def results(run: Path, name: str) -> list[Path]:
+    """Return JSON files that an analysis wrote: one for each shift, or kind of nuisance, it was made with."""
+    files = sorted((run / "analysis").glob(f"{name}*.json"))
+    return [file for file in files if not file.stem.endswith("_comparison")]  # of several runs
 
 
 def _settings(run: Path) -> Iterator[Item]:
     config = load_config(run)
-    done = newest_step(run)
-    yield Facts(
-        [
-            ("task", config.env.task),
-            ("method", config.method),
-            ("variant", config.name),
-            ("seed", str(config.seed)),
-            ("trained", f"{number(done)} of {number(config.steps)} agent steps"),
-        ]
-    )
+    facts = {"task": config.env.task, "method": config.method, "variant": config.name, "seed": config.seed}
+    facts["trained"] = f"{number(_newest_step(run))} of {number(config.steps)} agent steps"
+    yield {"kind": "facts", "rows": facts}
     here, default = to_json(config), to_json(Config(agent=type(config.agent)()))
-    default["env"]["action_repeat"] = action_repeat_of(config.env.task)
+    default["env"] |= {"action_repeat": action_repeat_of(config.env.task), "task": config.env.task}
     default |= {name: here[name] for name in ("method", "name", "seed", "steps")}  # told above
-    default["env"]["task"] = here["env"]["task"]
     usual, rows = flat(default), []
     for name, value in flat(here).items():
         decided = usual.get(name) is None and not name.startswith("data.")  # from the machine, when the run began
         if value != usual.get(name) and not decided:
             rows.append([name, _word(value), _word(usual.get(name))])
     if rows:
-        yield Table(["differs from the default", "here", "default"], rows)
+        yield table(["differs from the default", "here", "default"], rows)
     else:
-        yield Note(f"Everything is at the defaults of {config.method}.")
-    yield Folded("All settings", json.dumps(here, indent=2))
-
-
-def _word(value: Any) -> str:
-    return "none" if value is None else json.dumps(value) if isinstance(value, list) else str(value)
+        yield note(f"Everything is at the defaults of {config.method}.")
+    yield {"kind": "folded", "title": "All settings", "text": json.dumps(here, indent=2)}
 
 
 def _machine(run: Path) -> Iterator[Item]:
-    file = run / "meta.json"
-    if not file.exists():
-        yield Note("There is no meta.json.", wrong=True)
+    if not (run / "meta.json").exists():
+        yield note("There is no meta.json.", wrong=True)
         return
-    yield Facts([(name.translate(_SPACED), _word(value)) for name, value in flat(_read(file)).items()])
+    facts = flat(_read(run / "meta.json"))
+    spaced = str.maketrans("._", "  ")
+    yield {"kind": "facts", "rows": {name.translate(spaced): _word(value) for name, value in facts.items()}}
 
 
 def _curves(run: Path) -> Iterator[Item]:
     lines = (run / "metrics.jsonl").read_text().splitlines()
     if lines and not lines[-1].endswith("}"):
-        yield Note("The last line of metrics.jsonl was cut off in writing; it is left out.", wrong=True)
-    with TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        file = plot_runs([run], out=Path(folder, "curve.png"))  # it says where it wrote, which is of no use here
-        shown = embed_picture(file, f"Learning curves of {run}")
-    yield shown
-
-
-def newest_step(run: Path) -> int | None:
-    """Of the metrics, in agent steps; None where they are damaged, which the learning curves say."""
-    try:
-        return max((int(row["step"]) for row in read_metrics(run)), default=None)
-    except DAMAGE:
-        return None
+        yield note("The last line of metrics.jsonl was cut off in writing; it is left out.", wrong=True)
+    yield embed_figure(draw_runs([load_run(run)]), f"Learning curves of {run}")
 
 
 def _evaluations(run: Path) -> Iterator[Item]:
@@ -168,53 +105,43 @@ def _evaluations(run: Path) -> Iterator[Item]:
     for file in files:
         yield from shielded(_evaluation(file), file.name)
     if not files:
-        yield Missing("No evaluation of the trained agent.", _command("evaluate", run))
+        yield _missing("No evaluation of the trained agent.", "evaluate", run)
 
 
 def _evaluation(file: Path) -> Iterator[Item]:
     record = _read(file)
     rows = []
-    for shift, world in record["worlds"].items():
-        low, high = world["interval"]
-        returns, made = world["returns"], world["made_with"]
-        numbers = (world["mean"], low, high, min(returns), max(returns))
+    for shift, of in record["worlds"].items():
+        numbers = (of["mean"], *of["interval"], min(of["returns"]), max(of["returns"]))
         mean, low, high, lowest, highest = (f"{float(value):.1f}" for value in numbers)
-        of = str(made["background"]), str(made["colors"])
-        rows.append([shift, mean, f"{low} to {high}", lowest, highest, str(len(returns)), *of])
-    head = ["world", "mean return", "95 % interval", "lowest", "highest", "episodes", "background", "colours"]
-    yield Table(head, rows, f"{file.name}: step {number(record['step'])}, seed of the episodes {record['seed']}.")
+        made = str(of["made_with"]["background"]), str(of["made_with"]["colors"])
+        rows.append([shift, mean, f"{low} to {high}", lowest, highest, str(len(of["returns"])), *made])
+    head = ["shift", "mean return", "95 % interval", "lowest", "highest", "episodes", "background", "colours"]
+    yield table(head, rows, f"{file.name}: step {number(record['step'])}, seed of the episodes {record['seed']}.")
 
 
 def _videos(run: Path) -> Iterator[Item]:
     files = [file for file in (run / "videos").glob("*") if file.suffix in (".mp4", ".gif")]
     if not files:
-        yield Missing("No video. Runs make them by", "alda train METHOD --video-every STEPS")
+        command = "alda train METHOD --video-every STEPS"
+        yield {"kind": "missing", "text": "No video. Runs make them by", "command": command}
         return
     step = max(file.name.split("_")[0] for file in files)
-    worlds = {file.stem.partition("_")[2]: file for file in files if file.name.split("_")[0] == step}
-    for shift, file in sorted(worlds.items(), key=lambda world: (world[0] != "train", world)):
-        yield Note(f"{shift}, after {_digits(step)} agent steps:")
-        yield from shielded(_one(embed_video, file, f"Episode in {shift} at step {step}"), file.name)
+    of_shifts = {file.stem.partition("_")[2]: file for file in files if file.name.split("_")[0] == step}
+    for shift, file in sorted(of_shifts.items(), key=lambda found: (found[0] != "train", found)):
+        yield note(f"{shift}, after {_with_commas(step)} agent steps:")
+        yield from _file(embed_video, file, f"Episode in {shift} at step {step}")
 
 
 def _reconstructions(run: Path) -> Iterator[Item]:
     picture = run / "picture.png"
     if picture.exists():
-        yield from shielded(_one(embed_picture, picture, "States in two worlds, and reconstructions"), picture.name)
+        yield from _file(embed_picture, picture, "States under two shifts, and reconstructions")
     else:
-        yield Missing("No picture of states and reconstructions.", _command("picture", run))
+        yield _missing("No picture of states and reconstructions.", "picture", run)
     if files := sorted((run / "traversals").glob("*.png")):
-        yield Note(f"Latents led through their range, after {_digits(files[-1].stem)} agent steps:")
-        yield from shielded(_one(embed_picture, files[-1], "Traversals while training"), files[-1].name)
-
-
-def _digits(step: str) -> str:
-    """000010000 -> 10,000; what is no number as it is."""
-    return f"{int(step):,}" if step.isdecimal() else step
-
-
-def _one(embed: Callable[[Path, str], Embedded], file: Path, alt: str) -> Iterator[Item]:
-    yield embed(file, alt)
+        yield note(f"Latents varied over their range, after {_with_commas(files[-1].stem)} agent steps:")
+        yield from _file(embed_picture, files[-1], "Traversals while training")
 
 
 def _analysis(run: Path, name: str, refused: str | None) -> Iterator[Item]:
@@ -223,30 +150,32 @@ def _analysis(run: Path, name: str, refused: str | None) -> Iterator[Item]:
         yield from shielded(_result(run, name, file), file.name)
         for picture in sorted({file.with_suffix(".png"), *file.parent.glob(f"{name}_[0-9]*.png")}):
             if picture.exists():
-                yield from shielded(_one(embed_picture, picture, f"{name.capitalize()} of {run}"), picture.name)
+                yield from _file(embed_picture, picture, f"{name.capitalize()} of {run}")
     if refused:
-        yield Note(refused)
+        yield note(refused)
     elif not files:
-        yield Missing("Not done yet.", _command(f"analyze {name}", run))
-
-
-def results(run: Path, name: str) -> list[Path]:
-    """JSON files that an analysis wrote: one for each world, or kind of nuisance, it was made with."""
-    files = sorted((run / "analysis").glob(f"{name}*.json"))
-    return [file for file in files if not file.stem.endswith("_comparison")]  # of several runs
+        yield _missing("Not done yet.", f"analyze {name}", run)
 
 
 def _result(run: Path, name: str, file: Path) -> Iterator[Item]:
     numbers = _read(file)
-    step, now = numbers.get("step"), newest_step(run)
+    step, now = numbers.get("step"), _newest_step(run)
     gone_on = f"; the run has gone on to step {number(now)}" if now and step != now else ""
-    sizes = [f"{number(numbers[name])} {name}" for name in _SIZES if isinstance(numbers.get(name), int)]
-    yield Note(f"{', '.join([f'{file.name}: after {number(step)} agent steps', *sizes])}{gone_on}.")
+    sizes = [f"{number(numbers[size])} {size}" for size in _SIZES if isinstance(numbers.get(size), int)]
+    yield note(f"{', '.join([f'{file.name}: after {number(step)} agent steps', *sizes])}{gone_on}.")
     yield from NUMBERS[name](numbers)
 
 
+def _newest_step(run: Path) -> int | None:
+    """Return the newest agent step in the metrics; None where they are damaged, which the learning curves say."""
+    try:
+        return max((int(row["step"]) for row in read_metrics(run)), default=None)
+    except DAMAGE:
+        return None
+
+
 def _read(file: Path) -> dict[str, Any]:
-    """Raises UserError where a file is no JSON object."""
+    """Return a JSON object. Raises UserError where the file holds none."""
     try:
         content = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError) as error:
@@ -256,5 +185,18 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
-def _command(words: str, run: Path) -> str:
-    return f"alda {words} {shlex.quote(str(run))}"
+def _file(embed: Callable[[Path, str], Item], file: Path, alt: str) -> Iterator[Item]:
+    return shielded((embed(each, alt) for each in [file]), file.name)
+
+
+def _missing(text: str, command: str, run: Path) -> Item:
+    return {"kind": "missing", "text": text, "command": f"alda {command} {shlex.quote(str(run))}"}
+
+
+def _word(value: Any) -> str:
+    return "none" if value is None else json.dumps(value) if isinstance(value, list) else str(value)
+
+
+def _with_commas(step: str) -> str:
+    """Return 10,000 for 000010000; what is no number as it is."""
+    return f"{int(step):,}" if step.isdecimal() else step

@@ -1,7 +1,7 @@
 """One number for all tasks: interquartile mean, mean, optimality gap, performance profile, probability of improvement.
 
 Scores are final scores as shares of the highest possible return (1 a control step: 1000 in an episode of full length).
-In every world, those curves and tasks are taken that bring most results together without a gap; others are named.
+Under every shift, those curves and tasks are taken that bring most results together without a gap; others are named.
 """
 
 from collections.abc import Sequence
@@ -26,26 +26,25 @@ _THRESHOLDS = np.linspace(0, 1, 51)
 
 
 def aggregate_table(made: Comparison) -> list[dict[str, Any]]:
-    """One row for each number: of a curve in a world, at a threshold (profiles), against another curve (improvement).
+    """Return one row for each number: of a curve, at a threshold (profiles), against another curve (improvement).
 
     The probability is that of the first curve's runs being better than those of each of the others.
     """
     rows = []
-    for world in made.worlds:
-        scores = _scores(made, world)
+    for shift in made.shifts:
+        scores = _comparable_scores(made, shift)
         first = next(iter(scores))
         for curve, own in scores.items():
-            runs = sum(len(task) for task in own)
-            place = {"world": world, "curve": curve.label, "tasks": len(own), "runs": runs}
+            runs = sum(map(len, own))
+            place = {"world": shift, "curve": curve.label, "tasks": len(own), "runs": runs}
             for name, statistic in STATISTICS.items():
                 rows.append(place | _row(name, stats.aggregate(statistic, own)))
             profile = stats.performance_profile(own, _THRESHOLDS)
-            for i, threshold in enumerate(_THRESHOLDS.tolist()):
-                at = Estimate(*(np.asarray(part[i]) for part in profile))
-                rows.append(place | _row(PROFILE, at, threshold=threshold))
+            for threshold, *parts in zip(_THRESHOLDS.tolist(), *profile, strict=True):
+                rows.append(place | _row(PROFILE, Estimate(*map(np.asarray, parts)), threshold=threshold))
             if curve != first:
                 better = stats.probability_of_improvement(scores[first], own)
-                both = {"curve": first.label, "runs": runs + sum(len(task) for task in scores[first])}
+                both = {"curve": first.label, "runs": runs + sum(map(len, scores[first]))}
                 rows.append(place | both | _row(IMPROVEMENT, better, against=curve.label))
     return rows
 
@@ -55,30 +54,30 @@ def _row(statistic: str, found: Estimate, *, threshold: float | None = None, aga
     return {"statistic": statistic, "threshold": threshold, "against": against, **ends}
 
 
-def _scores(made: Comparison, world: str) -> dict[Curve, Scores]:
-    """Final scores in a world of the curves that are compared there, on the tasks that they share."""
+def _comparable_scores(made: Comparison, shift: str) -> dict[Curve, Scores]:
+    """Return final scores of the curves that are compared under a shift, on the tasks that they share."""
     cells = {
-        curve: {t: c for t in made.tasks if (c := made.cells.get((world, t, curve.label)))} for curve in made.curves
+        curve: {t: c for t in made.tasks if (c := made.cells.get((shift, t, curve.label)))} for curve in made.curves
     }
     tasks = _shared_tasks([set(of_task) for of_task in cells.values() if of_task])
     compared = {
         curve: [of_task[task] for task in sorted(tasks)] for curve, of_task in cells.items() if tasks <= set(of_task)
     }
     if others := [curve.label for curve, of_task in cells.items() if of_task and curve not in compared]:
-        made.remark([f"not measured on all of {', '.join(sorted(tasks))}, and not compared: {listed(others)}"], world)
+        made.remark(f"not measured on all of {', '.join(sorted(tasks))}, and not compared: {listed(others)}", shift)
     if lost := [task for task in made.tasks if task not in tasks and any(task in of for of in cells.values())]:
-        made.remark([f"not measured for all curves that are compared, and not counted: {listed(lost)}"], world)
+        made.remark(f"not measured for all curves that are compared, and not counted: {listed(lost)}", shift)
     if alone := [curve.label for curve, own in compared.items() if all(len(cell.runs) == 1 for cell in own)]:
-        made.remark([f"one seed a task has no interval: {listed(alone)}"], world)
+        made.remark(f"one seed a task has no interval: {listed(alone)}", shift)
     if uneven := [curve.label for curve, own in compared.items() if len({len(cell.runs) for cell in own}) > 1]:
-        made.remark([f"tasks count by their numbers of seeds, which differ: {listed(uneven)}"], world)
+        made.remark(f"tasks count by their numbers of seeds, which differ: {listed(uneven)}", shift)
     return {
         curve: [cell.final / cell.runs[0].config.env.episode_length for cell in own] for curve, own in compared.items()
     }
 
 
 def _shared_tasks(measured: Sequence[set[str]]) -> set[str]:
-    """The tasks to compare on: those that bring most results together, of two curves at least where that can be."""
+    """Return the tasks that bring most results together, of two curves at least where that can be."""
 
     def results(tasks: set[str]) -> tuple[bool, int]:
         curves = sum(tasks <= own for own in measured)
@@ -89,13 +88,13 @@ def _shared_tasks(measured: Sequence[set[str]]) -> set[str]:
 
 
 def draw_aggregates(made: Comparison, rows: Sequence[dict[str, Any]]) -> Any:
-    """A line of panels for each world."""
-    lines = max(len({row["curve"] for row in rows if row["world"] == world}) for world in made.worlds)
-    figure = new_figure(13.0, max(2.2, 0.7 + 0.24 * lines) * len(made.worlds) + 1)
-    panels = figure.subplots(len(made.worlds), 5, squeeze=False, width_ratios=(1, 1, 1, 1.3, 1))
-    for world, line in zip(made.worlds, panels, strict=True):
-        here = [row for row in rows if row["world"] == world]
-        line[0].set_ylabel(world)
+    """Draw a line of panels for each shift."""
+    lines = max(len({row["curve"] for row in rows if row["world"] == shift}) for shift in made.shifts)
+    figure = new_figure(13.0, max(2.2, 0.7 + 0.24 * lines) * len(made.shifts) + 1)
+    panels = figure.subplots(len(made.shifts), 5, squeeze=False, width_ratios=(1, 1, 1, 1.3, 1))
+    for shift, line in zip(made.shifts, panels, strict=True):
+        here = [row for row in rows if row["world"] == shift]
+        line[0].set_ylabel(shift)
         for name, axes in zip(STATISTICS, line, strict=False):
             _draw_bars(axes, made, [row for row in here if row["statistic"] == name], "curve")
             axes.set_xlabel(name + (" (less is better)" if name == "optimality gap" else ""))
@@ -122,8 +121,7 @@ def _draw_bars(axes: Any, made: Comparison, rows: Sequence[dict[str, Any]], name
 def _draw_profiles(axes: Any, made: Comparison, rows: Sequence[dict[str, Any]]) -> None:
     for curve in made.curves:
         of_curve = [row for row in rows if row["curve"] == curve.label]
-        at = [row["threshold"] for row in of_curve]
-        low, value, high = ([row[name] for row in of_curve] for name in ("low", "value", "high"))
+        at, low, value, high = ([row[name] for row in of_curve] for name in ("threshold", "low", "value", "high"))
         axes.step(at, value, where="post", color=curve.color, linestyle=curve.dash)
         axes.fill_between(at, low, high, step="post", color=curve.color, alpha=0.18, linewidth=0)
     axes.set(xlabel="score tau", ylabel="share of runs above tau", ylim=(-0.02, 1.02))

@@ -1,144 +1,176 @@
 """What a figure compares: which runs are on which curve, which stay out, and what a reader has to know of them."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from alda.analysis.runs.curves import AGGREGATE, FIGURES, METHODS, Curve
-from alda.analysis.runs.published import TASKS
+from alda.analysis.runs.published import TASKS, Published, published
 from alda.analysis.runs.table import OF_WORLD, Cell, Run, differences, listed, put_together
 from alda.envs import SHIFTS
 from alda.envs.shifts.base import parse_shift
 from alda.errors import UserError
 from alda.presets import presets
 
+Place = tuple[str, str, str]  # shift, task, label of a curve
+
 
 @dataclass
 class Comparison:
-    """Cells by (world, task, curve), and what to know of them."""
+    """Cells by shift, task and curve, and what to know of them.
+
+    marks: published values to draw beside them. remarks: each with the cells that it is about.
+    """
 
     title: str
     curves: list[Curve] = field(default_factory=list)
-    cells: dict[tuple[str, str, str], Cell] = field(default_factory=dict)
+    cells: dict[Place, Cell] = field(default_factory=dict)
+    marks: dict[Place, list[Published]] = field(default_factory=dict)
     left_out: dict[Path, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     remarks: dict[str, list[str]] = field(default_factory=dict)
-    """Remark -> what it is about."""
 
     @property
-    def worlds(self) -> list[str]:
-        worlds = {world for world, _, _ in self.cells}
-        return sorted(worlds, key=lambda world: ([*SHIFTS, parse_shift(world)[0]].index(parse_shift(world)[0]), world))
+    def shifts(self) -> list[str]:
+        shifts = {shift for shift, _, _ in self.cells}
+        return sorted(shifts, key=lambda shift: ([*SHIFTS, parse_shift(shift)[0]].index(parse_shift(shift)[0]), shift))
 
     @property
     def tasks(self) -> list[str]:
         return sorted({task for _, task, _ in self.cells}, key=lambda task: ([*TASKS, task].index(task), task))
 
-    def drawn(self, world: str, task: str) -> Iterator[tuple[Curve, Cell]]:
+    def drawn(self, shift: str, task: str) -> Iterator[tuple[Curve, Cell]]:
         for curve in self.curves:
-            if cell := self.cells.get((world, task, curve.label)):
+            if cell := self.cells.get((shift, task, curve.label)):
                 yield curve, cell
 
-    def remark(self, remarks: Iterable[str], about: str) -> None:
-        for remark in remarks:
-            concerned = self.remarks.setdefault(remark, [])
-            if about not in concerned:
-                concerned.append(about)
+    def by_task(self) -> Iterator[tuple[str, Curve, str, Cell]]:
+        """Yield task, curve, shift and cell, in the order of tables."""
+        for task, curve, shift in itertools.product(self.tasks, self.curves, self.shifts):
+            if cell := self.cells.get((shift, task, curve.label)):
+                yield task, curve, shift, cell
 
-    def seeds(self, curve: Curve) -> str:
-        """'5', or '4 to 5' where cells have different numbers of seeds."""
-        counts = sorted({len(cell.runs) for (_, _, label), cell in self.cells.items() if label == curve.label})
-        return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    def remark(self, remark: str, about: str) -> None:
+        concerned = self.remarks.setdefault(remark, [])
+        if about not in concerned:
+            concerned.append(about)
+
+    def notes(self) -> list[str]:
+        """Return what is not compared, and what to know of what is: a line each."""
+        reasons: dict[str, list[Path]] = {}
+        for path, reason in self.left_out.items():
+            reasons.setdefault(reason, []).append(path)
+        lines = [f"left out: {reason} ({listed(paths, most=2)})" for reason, paths in reasons.items()]
+        lines += [f"missing: {what}" for what in self.missing]
+        return lines + [f"note: {remark} ({listed(where, most=2)})" for remark, where in self.remarks.items()]
 
 
-def compare(number: str, runs: Sequence[Run], *, shifts: Sequence[str] = (), mix: bool = False) -> Comparison:
-    """The curves of a figure in every world, or those named, on every task.
+def compare(
+    number: str,
+    runs: Sequence[Run],
+    refused: Mapping[Path, str] | None = None,
+    *,
+    shifts: Sequence[str] = (),
+    mix: bool = False,
+) -> Comparison:
+    """Return the curves of a figure under every shift, or those named, on every task.
 
-    An ablation is drawn where there is something to compare: not on tasks that only one of its curves has runs of.
-    Raises UserError for an unknown figure or world, where there is no run of any curve, and as put_together does.
+    refused: runs that cannot be used, and why. An ablation is drawn where there is something to compare: not on tasks
+    that only one of its curves has runs of. Raises UserError for an unknown figure or shift, where there is no run of
+    any curve, and as put_together does.
     """
     if number not in (*FIGURES, AGGREGATE):
         raise UserError(f"unknown figure {number!r}; known: {', '.join((*FIGURES, AGGREGATE))}")
+    if not runs:
+        raise UserError("; ".join(["there is no run of use", *(refused or {}).values()]))
     title, known = FIGURES.get(number, ("", ()))
-    groups = _grouped(runs, known)
-    if not groups:
+    curve_of = {run.path: curve for run in runs if (curve := _curve_of(run, known))}
+    if not curve_of:
         raise UserError(f"figure {number} compares {listed(c.label for c in known)}; there are runs of none of them")
-    places: dict[tuple[str, str], dict[Curve, list[Run]]] = {}  # by world and task
-    for curve, group in groups.items():
-        for run in group:
-            for world in run.shifts:
-                places.setdefault((world, run.task), {}).setdefault(curve, []).append(run)
-    evaluated = sorted({world for world, _ in places})
-    if unknown := [world for world in shifts if world not in evaluated]:
-        raise UserError(f"no run was evaluated in {listed(unknown)}; there is {listed(evaluated)}")
-    places = {place: found for place, found in places.items() if not shifts or place[0] in shifts}
-    if number not in ("5", AGGREGATE) and any(len(found) > 1 for found in places.values()):
-        places = {place: found for place, found in places.items() if len(found) > 1}
+    panels = _panels(runs, curve_of, shifts)
+    if number not in ("5", AGGREGATE) and any(len(found) > 1 for found in panels.values()):
+        panels = {panel: found for panel, found in panels.items() if len(found) > 1}
 
     made = Comparison(f"After figure {number} of the paper: {title}" if title else "All methods over all tasks")
-    made.curves = [curve for curve in groups if any(curve in found for found in places.values())]
-    for (world, task), found in sorted(places.items()):
-        for curve, group in found.items():
-            made.cells[world, task, curve.label] = cell = put_together(group, world, mix=mix)
-            made.remark(cell.remarks, f"{curve.label} on {task} in {world}")
+    drawn = {curve for found in panels.values() for curve in found}
+    by_method = sorted(drawn, key=lambda curve: ([*METHODS, curve.method].index(curve.method), curve.label))
+    made.curves = [curve for curve in known or by_method if curve in drawn]
+    for (shift, task), found in sorted(panels.items()):
+        for curve in sorted(found, key=made.curves.index):
+            made.cells[shift, task, curve.label] = cell = put_together(found[curve], shift, mix=mix)
+            for remark in cell.remarks:
+                made.remark(remark, f"{curve.label} on {task} in {shift}")
+            if number == "5" and (marks := published_for(curve, task, shift)):
+                made.marks[shift, task, curve.label] = marks
     used = {run.path for cell in made.cells.values() for run in cell.runs}
-    curve_of = {run.path: curve for curve, group in groups.items() for run in group}
-    for run in runs:
-        if run.path not in used:
-            known_as = curve_of.get(run.path)
-            alone = f"{known_as.label} has nothing to be compared with on {run.task}" if known_as else ""
-            made.left_out[run.path] = alone or f"{_name(run)} is not compared here"
+    made.left_out = {run.path: _why_left_out(run, curve_of.get(run.path)) for run in runs if run.path not in used}
+    made.left_out |= refused or {}
     made.missing = [*_missing(made), *(f"{curve.label} altogether" for curve in known if curve not in made.curves)]
     _remark_on_settings(made)
     return made
 
 
-def _missing(made: Comparison) -> Iterator[str]:
-    for curve in made.curves:
-        lacking: dict[tuple[str, ...], list[str]] = {}  # worlds -> tasks
-        for task in made.tasks:
-            worlds = tuple(world for world in made.worlds if (world, task, curve.label) not in made.cells)
-            if worlds:
-                lacking.setdefault(worlds, []).append(task)
-        for worlds, tasks in lacking.items():
-            where = f" in {', '.join(worlds)}" if len(worlds) < len(made.worlds) else ""
-            yield f"{curve.label} on {', '.join(tasks)}{where}"
+def published_for(curve: Curve, task: str, shift: str) -> list[Published]:
+    """Return what is known of a curve: a method at its defaults, or a preset that is just these settings."""
+    if not curve.settings:
+        return published(curve.method, task, shift)
+    for name, preset in presets().items():
+        settings = Run(Path(), preset.config, {}, []).settings
+        if preset.config.method == curve.method and settings == dict(curve.settings):
+            return published(curve.method, task, shift, name)
+    return []
 
 
-def _grouped(runs: Sequence[Run], known: Sequence[Curve]) -> dict[Curve, list[Run]]:
-    """The runs of each curve, in the order of the figure; no known curves: all that the runs make up."""
-    groups: dict[Curve, list[Run]] = {}
-    for run in runs:
-        matching = [curve for curve in known if _is_on(run, curve)]
-        for curve in matching if known else [_curve_of(run)]:
-            groups.setdefault(curve, []).append(run)
-    order = list(known) or sorted(groups, key=lambda curve: ([*METHODS, curve.method].index(curve.method), curve.label))
-    return {curve: groups[curve] for curve in order if curve in groups}
+def told(settings: Mapping[str, Any]) -> str:
+    """Return 'beta 10, stack channels'."""
+    return ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings.items()
+    )
 
 
-def _is_on(run: Run, curve: Curve) -> bool:
-    return run.config.method == curve.method and _defining(run) == dict(curve.settings)
+def _curve_of(run: Run, known: Sequence[Curve]) -> Curve | None:
+    """Return the one of the known curves that a run is on.
 
-
-def _curve_of(run: Run) -> Curve:
-    """The curve of a run that no figure asked for: a known one, or its method's with what makes it a variant."""
-    everything = [curve for _, curves in FIGURES.values() for curve in curves]
-    known = next((curve for curve in everything if _is_on(run, curve)), None)
-    if known is None:
-        label, color = METHODS.get(run.config.method, (run.config.method, "#000000"))
-        words = told(_defining(run))
-        known = Curve(f"{label}, {words}" if words else label, run.config.method, tuple(_defining(run).items()), color)
+    Where none are known: one of any figure, or else its method's with what makes the run a variant.
+    """
+    method, settings = run.config.method, _defining(run)
+    candidates = known or [curve for _, curves in FIGURES.values() for curve in curves]
+    found = next((c for c in candidates if c.method == method and dict(c.settings) == settings), None)
+    if known:
+        return found
+    if found is None:
+        label, color = METHODS.get(method, (method, "#000000"))
+        found = Curve(
+            ", ".join([label, told(settings)] if settings else [label]), method, tuple(settings.items()), color
+        )
     if run.config.name not in ("default", *presets()):
-        known = known._replace(label=f"{known.label} ({run.config.name})", dash=":")
-    return known
+        found = found._replace(label=f"{found.label} ({run.config.name})", dash=":")
+    return found
+
+
+def _panels(
+    runs: Sequence[Run], curve_of: Mapping[Path, Curve], shifts: Sequence[str]
+) -> dict[tuple[str, str], dict[Curve, list[Run]]]:
+    """Return the runs of every curve by shift and task. Raises UserError for a shift that no run has."""
+    panels: dict[tuple[str, str], dict[Curve, list[Run]]] = {}
+    for run in runs:
+        if run.path in curve_of:
+            for shift in run.shifts:
+                panels.setdefault((shift, run.task), {}).setdefault(curve_of[run.path], []).append(run)
+    evaluated = sorted({shift for shift, _ in panels})
+    if unknown := [shift for shift in shifts if shift not in evaluated]:
+        raise UserError(f"no run was evaluated in {listed(unknown)}; there is {listed(evaluated)}")
+    return {panel: found for panel, found in panels.items() if not shifts or panel[0] in shifts}
 
 
 def _defining(run: Run) -> dict[str, Any]:
-    """Of the settings that differ from the method's defaults, those that make a variant: some figure or preset varies
-    them. Others, as the batch size, are remarked on."""
+    """Return those of the run's settings that make a variant: some figure or preset varies them.
+
+    Others, as the batch size, are remarked on.
+    """
     return {name: value for name, value in run.settings.items() if name in _varied(run.config.method)}
 
 
@@ -150,31 +182,36 @@ def _varied(method: str) -> set[str]:
     return {"train_shift"} | of_presets | {name for curve in curves for name, _ in curve.settings}
 
 
+def _why_left_out(run: Run, curve: Curve | None) -> str:
+    if curve:
+        return f"{curve.label} has nothing to be compared with on {run.task}"
+    settings = f" ({told(_defining(run))})" if _defining(run) else ""
+    return f"{run.config.method} {run.config.name}{settings} is not compared here"
+
+
+def _missing(made: Comparison) -> Iterator[str]:
+    for curve in made.curves:
+        lacking: dict[tuple[str, ...], list[str]] = {}  # shifts -> tasks
+        for task in made.tasks:
+            if shifts := tuple(s for s in made.shifts if (s, task, curve.label) not in made.cells):
+                lacking.setdefault(shifts, []).append(task)
+        for shifts, tasks in lacking.items():
+            where = f" in {', '.join(shifts)}" if len(shifts) < len(made.shifts) else ""
+            yield f"{curve.label} on {', '.join(tasks)}{where}"
+
+
 def _remark_on_settings(made: Comparison) -> None:
-    for (world, task, label), cell in made.cells.items():
+    for (shift, task, label), cell in made.cells.items():
         if any(run.laptop for run in cell.runs):
-            made.remark([f"{label} is of laptop size"], f"{task} in {world}")
+            made.remark(f"{label} is of laptop size", f"{task} in {shift}")
         for run in cell.runs:
             other = {name: value for name, value in run.settings.items() if name not in _varied(run.config.method)}
             if other:
-                made.remark([f"{label} is not at its defaults: {told(other)}"], f"{task} in {world}")
-    for world, task in itertools.product(made.worlds, made.tasks):
-        cells = [cell for _, cell in made.drawn(world, task)]
-        side_by_side = [run for cell in cells for run in cell.runs]
-        names = [name for name in differences(side_by_side, world) if name in OF_WORLD]
-        if names:
-            made.remark([f"curves side by side differ in {', '.join(names)}"], f"{task} in {world}")
+                made.remark(f"{label} is not at its defaults: {told(other)}", f"{task} in {shift}")
+    for shift, task in itertools.product(made.shifts, made.tasks):
+        cells = [cell for _, cell in made.drawn(shift, task)]
+        differing = differences([run for cell in cells for run in cell.runs], shift)
+        if names := [name for name in differing if name in OF_WORLD]:
+            made.remark(f"curves side by side differ in {', '.join(names)}", f"{task} in {shift}")
         if len({int(cell.steps[-1]) for cell in cells}) > 1:
-            made.remark(["curves side by side end at different steps"], f"{task} in {world}")
-
-
-def _name(run: Run) -> str:
-    settings = told(_defining(run))
-    return f"{run.config.method} {run.config.name}{f' ({settings})' if settings else ''}"
-
-
-def told(settings: Mapping[str, Any]) -> str:
-    """'beta 10, stack channels'"""
-    return ", ".join(
-        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings.items()
-    )
+            made.remark("curves side by side end at different steps", f"{task} in {shift}")

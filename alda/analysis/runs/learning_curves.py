@@ -1,11 +1,10 @@
-"""Figures from the records of runs."""
+"""Learning curves of single runs: return and reconstruction quality under every shift they were evaluated under."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from alda.analysis.libraries import new_figure
-from alda.analysis.runs.table import load_run
+from alda.analysis.runs.table import Run
 from alda.config import Config
 from alda.errors import UserError
 from alda.provenance import Conditions
@@ -14,48 +13,37 @@ STEPS = "agent steps (thousands)"
 RETURN = "return of an episode"
 
 
-def plot_runs(runs: Sequence[Path], *, out: Path | None = None) -> Path:
-    """Learning curves of one or more runs: return and reconstruction quality in every evaluated world.
+def draw_runs(runs: Sequence[Run]) -> Any:
+    """Draw a line for every run and shift; bars span the lowest to the highest episode of an evaluation.
 
-    Every line is one run in one world, made with one simulator, renderer and background: where a world was made in
-    different ways, its lines are apart and say how. Bars span the lowest to the highest episode of an evaluation.
+    Evaluations under one shift that were made in different ways (simulator, renderer, background) are separate lines
+    that say how. Raises UserError for a run that was not evaluated under its first shift.
     """
-    if not runs:
-        raise UserError("name at least one run directory")
-
-    file = out or runs[0] / "curve.png"
-    if file.suffix not in (".png", ".svg"):
-        raise UserError(f"figures are written as .png or .svg, not as {file.name}")
-
-    curves = [_curve(run) for run in runs]
-    decodes = any(f"eval/{shift}/psnr" in rows[0] for config, rows in curves for shift in config.shifts)
-    lines = [line for config, rows in curves for line in _lines(config, rows)]
+    for run in runs:
+        if run.config.shifts[0] not in run.shifts:
+            raise UserError(f"{run.path} has no evaluation in {run.config.shifts[0]} yet")
+    lines = [line for run in runs for line in _lines(run)]
+    decodes = any(f"eval/{shift}/psnr" in rows[0] for _, shift, _, rows in lines)
     figure = new_figure(9.0 if decodes else 5.0, 3.4 + 0.2 * len(lines))
     panels = figure.subplots(1, 2 if decodes else 1, squeeze=False)[0]
     for config, shift, world, rows in lines:
-        steps = [row["step"] / 1000 for row in rows]
         variant = "" if config.name == Config.name else f" {config.name}"
         label = shift if len(runs) == 1 else f"{config.env.task}, {config.method}{variant} {config.seed}, {shift}"
-        label += _apart(world, [other for _, name, other, _ in lines if name == shift])
+        label += _told_apart(world, [other for _, name, other, _ in lines if name == shift])
+        steps = [row["step"] / 1000 for row in rows]
         means = [row[f"eval/{shift}/return"] for row in rows]
         singles = [row.get(f"eval/{shift}/returns", [mean]) for row, mean in zip(rows, means, strict=True)]
         below = [mean - min(single) for mean, single in zip(means, singles, strict=True)]
         above = [max(single) - mean for mean, single in zip(means, singles, strict=True)]
         (line, *_) = panels[0].errorbar(steps, means, [below, above], marker="o", markersize=3, capsize=2, label=label)
         if len(runs) == 1:
-            up = 5 if shift == config.shifts[0] else -13  # points: the first environment above its line, others below
-            for end, (aside, align) in {0: (5, "left"), len(rows) - 1: (-5, "right")}.items():
-                panels[0].annotate(
-                    f"{means[end]:.0f}",
-                    (steps[end], means[end]),
-                    xytext=(aside, up),
-                    textcoords="offset points",
-                    ha=align,
-                    color=line.get_color(),
-                )
+            up = 5 if shift == config.shifts[0] else -13  # points: the first shift above its line, others below
+            for end, aside, align in ((0, 5, "left"), (-1, -5, "right"))[: len(rows)]:
+                where = {"xytext": (aside, up), "textcoords": "offset points", "ha": align}
+                panels[0].annotate(f"{means[end]:.0f}", (steps[end], means[end]), color=line.get_color(), **where)
         if f"eval/{shift}/psnr" in rows[0]:
             panels[1].plot(steps, [row[f"eval/{shift}/psnr"] for row in rows], marker="o", markersize=3, label=label)
-    tasks = ", ".join(sorted({config.env.task for config, _ in curves}))
+    tasks = ", ".join(sorted({run.task for run in runs}))
     panels[0].set(title=f"{tasks}: mean, lowest, highest", ylabel=RETURN)
     if decodes:
         panels[1].set(title="newest frame, decoded", ylabel="reconstruction, PSNR (dB)")
@@ -63,39 +51,26 @@ def plot_runs(runs: Sequence[Path], *, out: Path | None = None) -> Path:
         axes.set_xlabel(STEPS)
         axes.grid(alpha=0.3)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", frameon=False)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=150)
-    print(f"written to {file}")
-    return file
+    return figure
 
 
-def _lines(
-    config: Config, rows: list[dict[str, Any]]
-) -> Iterator[tuple[Config, str, Conditions, list[dict[str, Any]]]]:
-    """The evaluations of a run in each world, those that were made in different ways apart."""
-    for shift in config.shifts:
-        made: list[Conditions] = []
-        for row in rows:
-            world = row.get(f"eval/{shift}/world", {})
-            if world not in made:
-                made.append(world)
-        for world in made:
-            yield config, shift, world, [row for row in rows if row.get(f"eval/{shift}/world", {}) == world]
+def _lines(run: Run) -> Iterator[tuple[Config, str, Conditions, list[dict[str, Any]]]]:
+    """Yield config, shift, world and evaluations of each line."""
+    for shift in run.shifts:
+        made: list[tuple[Conditions, list[dict[str, Any]]]] = []
+        for row in run.evaluations:
+            if row.get(f"eval/{shift}/return") is not None:
+                world = row.get(f"eval/{shift}/world", {})
+                if world not in [other for other, _ in made]:
+                    made.append((world, []))
+                next(rows for other, rows in made if other == world).append(row)
+        for world, rows in made:
+            yield run.config, shift, world, rows
 
 
-def _apart(world: Conditions, others: list[Conditions]) -> str:
-    """What tells a world from others of the same name, as in ' (background davis-2017)'."""
+def _told_apart(world: Conditions, others: list[Conditions]) -> str:
+    """Return what tells a world from others under the same shift, as in ' (background davis-2017)'."""
     keys = dict.fromkeys(key for other in others for key in other)
     told = [key for key in keys if any(other.get(key) != world.get(key) for other in others)]
     parts = [f"{key} {world.get(key, 'unknown')}" for key in told]
     return f" ({', '.join(parts)})" if parts else ""
-
-
-def _curve(run: Path) -> tuple[Config, list[dict[str, Any]]]:
-    """A run's config and its evaluations."""
-    loaded = load_run(run)
-    world = loaded.config.shifts[0]
-    rows = [row for row in loaded.evaluations if f"eval/{world}/return" in row]
-    if not rows:
-        raise UserError(f"{run} has no evaluation in {world} yet")
-    return loaded.config, rows

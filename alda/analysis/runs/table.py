@@ -1,7 +1,7 @@
 """Runs as evidence: found in folders, read, and put together where their scores may be averaged.
 
 Steps are agent steps. A cell is one curve in one panel: runs of one task and method that differ in their seed alone,
-evaluated in one world.
+evaluated under one shift.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from alda.agents.alda import ALDAConfig
+from alda.analysis.stats import Score, score_over_seeds
 from alda.config import Config, load_config
 from alda.envs.shifts.base import parse_shift
 from alda.errors import UserError
@@ -24,19 +25,11 @@ from alda.latents import LATENTS
 from alda.presets import presets
 from alda.training.logger import read_metrics
 
+# what scores under a shift depend on besides the agent
 OF_WORLD = (
-    "simulator",
-    "renderer",
-    "background",
-    "colors",
-    "profile",
-    "visuals",
-    "reference",
-    "action_repeat",
-    "frames",
-    "image_size",
-    "episode_length",
-)  # what scores in a world depend on besides the agent
+    *("simulator", "renderer", "background", "colors", "profile", "visuals", "reference"),
+    *("action_repeat", "frames", "image_size", "episode_length"),
+)
 # what reading files that were cut off, edited or written by strangers raises
 DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 LAST = 5  # evaluations whose mean is the final score of a run
@@ -57,7 +50,7 @@ class Run:
 
     @property
     def shifts(self) -> list[str]:
-        """The worlds it was evaluated in."""
+        """The shifts it was evaluated under."""
         return [shift for shift in self.config.shifts if self.curve(shift)]
 
     @property
@@ -68,8 +61,9 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What differs from its method's defaults, or from its laptop size where it is of that: settings of the agent,
-        and the world to train in."""
+        """Settings of the agent that differ from its method's defaults, or from its laptop size where it is of that,
+        and the shift it was trained under.
+        """
         default = presets()[f"{self.config.method}_laptop"].config.agent if self.laptop else type(self.config.agent)()
         changed = {name: value for name, value in self._agent.items() if value != getattr(default, name)}
         if self.config.train_shift != "train":
@@ -77,20 +71,19 @@ class Run:
         return changed
 
     def curve(self, shift: str) -> dict[int, float]:
-        """Mean return of every evaluation in a world, by agent step."""
+        """Return the mean return of every evaluation under a shift, by agent step."""
         name = f"eval/{shift}/return"
         return {row["step"]: float(row[name]) for row in self.evaluations if row.get(name) is not None}
 
-    def final_score(self, shift: str) -> float:
-        """Mean return over the last five evaluations, or all where there are fewer."""
-        return float(np.mean(list(self.last(shift).values())))
-
     def last(self, shift: str, step: int | None = None) -> dict[int, float]:
-        """The last five evaluations, or all where there are fewer; of those up to a step, where one is named."""
+        """Return the last five evaluations, or all where there are fewer; of those up to a step, where one is named."""
         return dict([point for point in self.curve(shift).items() if step is None or point[0] <= step][-LAST:])
 
+    def final_score(self, shift: str) -> float:
+        return float(np.mean(list(self.last(shift).values())))
+
     def final_evaluations(self) -> dict[str, dict[str, Any]]:
-        """What `alda evaluate` wrote about the agent at its last step, by the name of the file.
+        """Return what `alda evaluate` wrote about the agent at its last step, by the name of the file.
 
         Raises UserError where a file is damaged.
         """
@@ -107,31 +100,21 @@ class Run:
         return found
 
     def conditions(self, shift: str) -> dict[str, set[str]]:
-        """What its scores in a world were made with; several values where it changed on the way.
+        """Return what its scores under a shift depend on; several values where something changed during the run.
 
         Conditions (alda.provenance); settings of environment and agent; name of the variant; overlay images.
         """
-        env = vars(self.config.env)
         made: dict[str, Any] = {f"agent.{name}": value for name, value in self._agent.items()}
-        made |= {
-            "name": self.config.name,
-            "train_shift": self.config.train_shift,
-            "num_envs": self.config.num_envs,
-            "overlays": self.meta.get("overlays", {}).get("source", "none"),
-        }
-        worlds: list[dict[str, Any]] = []
-        for row in self.evaluations:
-            world = row.get(f"eval/{shift}/world", {})
-            if f"eval/{shift}/return" in row and world not in worlds:
-                worlds.append(world)
+        made |= {name: getattr(self.config, name) for name in ("name", "train_shift", "num_envs")}
+        made["overlays"] = self.meta.get("overlays", {}).get("source", "none")
         found = {name: {str(value)} for name, value in made.items()}
-        for name in OF_WORLD:
-            found[name] = {str(world.get(name, env.get(name, "unknown"))) for world in worlds}
-        return found
+        env = vars(self.config.env)
+        worlds = [row.get(f"eval/{shift}/world", {}) for row in self.evaluations if f"eval/{shift}/return" in row]
+        return found | {name: {str(world.get(name, env.get(name, "unknown"))) for world in worlds} for name in OF_WORLD}
 
     @property
     def _agent(self) -> dict[str, Any]:
-        """Settings of the agent; what moves the codebook by its default, where it was set to just that."""
+        """Settings of the agent; a codebook_grad that is just its latent model's own counts as "own"."""
         agent = self.config.agent
         settings = {field.name: getattr(agent, field.name) for field in dataclasses.fields(agent)}
         if isinstance(agent, ALDAConfig) and agent.codebook_grad == LATENTS[agent.latent].codebook:
@@ -141,49 +124,51 @@ class Run:
 
 @dataclass(frozen=True)
 class Cell:
-    """Runs that may be averaged, one a seed, in one world. remarks: what a reader has to know of them."""
+    """Runs that may be averaged, one a seed, under one shift. remarks: what a reader has to know of them."""
 
     runs: list[Run]
+    shift: str
     steps: Int[np.ndarray, " t"]  # agent steps
     returns: Float[np.ndarray, "s t"]
     final: Float[np.ndarray, " s"]
     remarks: list[str]
 
+    @cached_property
+    def scores(self) -> dict[int, Score]:
+        """Mean over seeds with its interval, by agent step."""
+        by_step = zip(self.steps.tolist(), self.returns.T.tolist(), strict=True)
+        return {step: score_over_seeds(values, resamples=2_000) for step, values in by_step}
+
+    def conditions(self) -> dict[str, list[str]]:
+        """Return the values of every condition that its scores were made with."""
+        return {name: sorted(values) for name, values in conditions_of(self.runs, self.shift).items()}
+
 
 def load_runs(paths: Sequence[Path]) -> tuple[list[Run], dict[Path, str]]:
-    """Every run at or below the paths, and those that cannot be used with the reason.
-
-    Raises UserError where a path does not exist, or there is no run of use.
-    """
+    """Return every run at or below the paths, and those that cannot be used with the reason."""
     runs, refused = [], {}
     for path in find_runs(paths):
         try:
-            run = load_run(path)
+            runs.append(load_run(path))
         except UserError as error:
             refused[path] = str(error)
-        else:
-            runs.append(run)
-    if not runs:
-        raise UserError("there is no run of use" + "".join(f"; {reason}" for reason in refused.values()))
     return runs, refused
 
 
 def load_run(path: Path) -> Run:
-    """Raises UserError where its records are missing, damaged or of another version, or it has no evaluation yet."""
+    """Raise UserError where its records are missing, damaged or of another version, or it has no evaluation yet."""
     config = load_config(path)
     meta = path / "meta.json"
     try:
         rows = read_metrics(path)
         described = dict(json.loads(meta.read_text())) if meta.exists() else {}
-        evaluations = [
-            row for row in rows if any(name.startswith("eval/") and name.endswith("/return") for name in row)
-        ]
+        evaluations = [row for row in rows if any(name[:5] == "eval/" and name[-7:] == "/return" for name in row)]
         run = Run(path, config, described, evaluations)
         if not all(isinstance(row["step"], int) for row in evaluations):
             raise UserError(f"the records of {path} are damaged: not every step is a whole number")
-        for shift in config.shifts:
+        for shift in config.shifts:  # everything else is made of these
             parse_shift(shift)
-            run.conditions(shift)  # with the curve, what all else is made of
+            run.conditions(shift)
             run.curve(shift)
     except UserError:  # which says what is damaged
         raise
@@ -195,7 +180,7 @@ def load_run(path: Path) -> Run:
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """Folders with config.json and metrics.jsonl, at the paths or at any depth below them, each once.
+    """Return folders with config.json and metrics.jsonl, at the paths or at any depth below them, each once.
 
     Raises UserError where a path does not exist or holds none.
     """
@@ -203,19 +188,26 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
         raise UserError("name at least one run, or a folder of runs")
     found: dict[Path, Path] = {}
     for path in paths:
+        if not path.is_dir():
+            raise UserError(f"there is no folder at {path}")
         here = list(_below(path))
         if not here:
-            missing = (
-                "there is no folder" if not path.is_dir() else "there is no run, with config.json and metrics.jsonl,"
-            )
-            raise UserError(f"{missing} at {path}")
+            raise UserError(f"there is no run, with config.json and metrics.jsonl, at {path}")
         for run in here:
             found.setdefault(run.resolve(), run)
     return list(found.values())
 
 
+def _below(path: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(path):
+        if {"config.json", "metrics.jsonl"} <= set(files):
+            folders.clear()  # a run holds no other runs
+            yield Path(folder)
+        folders.sort()
+
+
 def put_together(runs: Sequence[Run], shift: str, *, mix: bool = False) -> Cell:
-    """Runs of one task and method in one world, at the steps that all of them have been evaluated at.
+    """Average runs of one task and method under one shift, at the steps that all of them have been evaluated at.
 
     mix: average scores that were made in different ways as well. Raises UserError where they were and are not to be,
     where a seed is there twice, or where no step is shared.
@@ -224,8 +216,12 @@ def put_together(runs: Sequence[Run], shift: str, *, mix: bool = False) -> Cell:
     about = f"{runs[0].task}, {runs[0].config.method}, {shift}"
     differing = differences(runs, shift)
     if differing and not mix:
-        found = "; ".join(_told(name, values) for name, values in differing.items())
-        raise UserError(f"{about}: scores made in different ways are not averaged, unless by --mix. {found}")
+        told = [
+            f"{name}: "
+            + ", ".join(f"{value} in {listed(run.path for run in with_it)}" for value, with_it in of.items())
+            for name, of in differing.items()
+        ]
+        raise UserError(f"{about}: scores made in different ways are not averaged, unless by --mix. {'; '.join(told)}")
     seeds = [run.config.seed for run in runs]
     twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
     if twice and not mix:
@@ -245,38 +241,26 @@ def put_together(runs: Sequence[Run], shift: str, *, mix: bool = False) -> Cell:
         remarks.append(f"final scores are means of fewer than {LAST} evaluations")
     if len({max(curve) for curve in curves}) > 1:
         remarks.append(f"seeds end at steps {listed(f'{max(curve):,}' for curve in curves)}")
-    return Cell(
-        runs,
-        np.array(shared),
-        np.array([[curve[step] for step in shared] for curve in curves]),
-        np.array([run.final_score(shift) for run in runs]),
-        remarks,
-    )
+    returns = np.array([[curve[step] for step in shared] for curve in curves])
+    return Cell(runs, shift, np.array(shared), returns, np.array([run.final_score(shift) for run in runs]), remarks)
 
 
 def differences(runs: Sequence[Run], shift: str) -> dict[str, dict[str, list[Run]]]:
-    """Condition -> value -> the runs with it, of conditions in which runs differ or that changed within one."""
+    """Return those conditions in which runs differ or that changed within one."""
+    return {name: values for name, values in conditions_of(runs, shift).items() if len(values) > 1}
+
+
+def conditions_of(runs: Sequence[Run], shift: str) -> dict[str, dict[str, list[Run]]]:
+    """Return condition -> value -> the runs with it."""
     table: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
         for name, values in run.conditions(shift).items():
             for value in sorted(values):
                 table.setdefault(name, {}).setdefault(value, []).append(run)
-    return {name: values for name, values in table.items() if len(values) > 1}
-
-
-def _told(name: str, values: dict[str, list[Run]]) -> str:
-    return f"{name}: " + ", ".join(f"{value} in {listed(run.path for run in runs)}" for value, runs in values.items())
+    return table
 
 
 def listed(things: Iterable[Any], most: int = 6) -> str:
-    """'a, b, c', or of a longer list its ends and how many there are: 'a ... z (26)'."""
+    """Return 'a, b, c', or of a longer list its ends and how many there are: 'a ... z (26)'."""
     words = [str(thing) for thing in things]
     return ", ".join(words) if len(words) <= most else f"{words[0]} ... {words[-1]} ({len(words)})"
-
-
-def _below(path: Path) -> Iterator[Path]:
-    for folder, folders, files in os.walk(path):
-        if {"config.json", "metrics.jsonl"} <= set(files):
-            folders.clear()  # a run holds no other runs
-            yield Path(folder)
-        folders.sort()
