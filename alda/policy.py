@@ -1,4 +1,4 @@
-"""A trained agent, ready to act: alda.load(run).act(obs)."""
+"""Trained agents, ready to act: alda.load(run).act(obs)."""
 
 import os
 from pathlib import Path
@@ -20,23 +20,23 @@ from alda.types import EnvSpec
 
 
 class Policy:
-    """An agent with its memory of the episode, if it has one.
+    """Agent with its memory of the episode, if it has one.
 
-    agent: the networks. config, spec: of the run it is from. step: agent steps it was trained for. exported: whether
-    it is from an exported folder; its agent then has no part that only learning needs (alda.export.bundle).
+    agent: the networks. config, spec: of the run it is from. step: agent steps it was trained for. complete: whether it
+    has all its weights; in exports of earlier versions those that only learning reads, as of Q-functions, are NaN.
     """
 
-    def __init__(self, agent: Agent, config: Config, spec: EnvSpec, step: int, *, exported: bool = False) -> None:
-        self.agent, self.config, self.spec, self.step, self.exported = agent, config, spec, step, exported
+    def __init__(self, agent: Agent, config: Config, spec: EnvSpec, step: int, *, complete: bool = True) -> None:
+        self.agent, self.config, self.spec, self.step, self.complete = agent, config, spec, step, complete
         self._state: Any = None
         self.reset()
 
     def reset(self) -> None:
-        """A new episode begins. Only agents with a recurrent state need to be told."""
+        """Begin a new episode. Only agents with a recurrent state need this."""
         self._state = self.agent.initial_state(num_envs=1)
 
     def act(self, obs: UInt8[np.ndarray, "f c h w"], *, explore: bool = False) -> Float[np.ndarray, " a"]:
-        """The action for one observation: uint8 [F, 3, H, W] -> float32 [A] in [-1, 1].
+        """Choose the action for one observation: uint8 [F, 3, H, W] -> float32 [A] in [-1, 1].
 
         explore: sample from the policy instead of taking its mode. Raises UserError for another shape or type.
         """
@@ -44,13 +44,13 @@ class Policy:
         return action[0].cpu().numpy()
 
     def reconstruct(self, obs: UInt8[np.ndarray, "f c h w"]) -> UInt8[np.ndarray, "c h w"] | None:
-        """The newest frame as the agent decodes it, uint8 [3, H, W]; None for a method without a decoder."""
+        """Return the newest frame as the agent decodes it, uint8 [3, H, W]; None for a method without a decoder."""
         if not isinstance(self.agent, ReconstructingAgent):
             return None
         return self.agent.reconstruct(self._batch(obs))[0].cpu().numpy()
 
     def _batch(self, obs: np.ndarray) -> torch.Tensor:
-        """Of one observation, where the agent is."""
+        """Return a batch of one observation on the agent's device."""
         if (obs.dtype, obs.shape) != (np.uint8, self.spec.obs_shape):
             wanted, given = (
                 f"{kind} {list(shape)}" for kind, shape in (("uint8", self.spec.obs_shape), (obs.dtype, obs.shape))
@@ -64,12 +64,11 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 
 
 def load(run_dir: str | os.PathLike[str], *, device: str = "cpu") -> Policy:
-    """The newest policy of a run directory, or that of a folder that `alda export` wrote; in float32.
+    """Return the newest policy of a run directory, or that of a folder that `alda export` wrote; in float32.
 
     A task's name, as in alda.load("walker_walk"), stands for the policy of that task that comes with this package,
-    unless there is a folder of that name.
-    Raises UserError where there is none, or it is damaged, or changed. Loading reads numbers and JSON; it never runs
-    code from the files, and never opens the policy.pt2 of an export.
+    unless there is a folder of that name. Loading reads numbers and JSON; it never runs code from the files, and never
+    opens the policy.pt2 of an export. Raises UserError where there is no policy, or a damaged one.
     """
     check_device(device)
     folder = Path(run_dir)
@@ -80,7 +79,8 @@ def load(run_dir: str | os.PathLike[str], *, device: str = "cpu") -> Policy:
     spec = load_spec(folder)
     if meta is None:
         agent = make_agent(config.agent, spec)
-        step = load_weights(folder, agent)
+        step, complete = load_weights(folder, agent), True
     else:
-        agent, step = read_export(folder, meta, config, spec)
-    return Policy(agent.to(device).eval(), config, spec, step, exported=meta is not None)
+        agent, complete = read_export(folder, meta, config, spec)
+        step = meta["step"]
+    return Policy(agent.to(device).eval(), config, spec, step, complete=complete)

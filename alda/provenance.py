@@ -37,7 +37,7 @@ def describe_conditions(
 ) -> Conditions:
     """Return what a score depends on besides agent and task; only scores with equal conditions are comparable.
 
-    made_of: colours and background (Shift.prepare). The rest as in EnvConfig.
+    made_of: colours and background (Shift.prepare). The other arguments are as in EnvConfig.
     """
     return {
         "simulator": f"mujoco {version('mujoco')}",

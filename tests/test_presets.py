@@ -8,6 +8,7 @@ from conftest import SMALL, SMALL_OF, SPEC, fill
 
 from alda import agents
 from alda.agents import AGENTS
+from alda.commands.bench import Plan, bench, steady, training_run
 from alda.config import Config, from_json, to_json
 from alda.envs.backgrounds.data import Data
 from alda.presets import presets
@@ -42,3 +43,20 @@ def test_a_variant_differs_from_its_method_and_learns(name, replay):
         for value in agent.update(batches, step).values():
             assert value.isfinite()
     assert agent.act(batches.sample(2).obs, agent.initial_state(2), explore=False)[0].abs().max() <= 1
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_every_method_can_be_measured(name):
+    """At a steady pace, and with settings that a run accepts."""
+    config = steady(name, "cartpole_balance", "cpu")
+    made = agents.make_agent(config.agent, SPEC)
+    run = training_run(config, Plan(rounds=1, seconds=1.0, lap=8, laps=1), Path("run"))
+    due = [made.updates_due(step) for step in range(run.steps)]
+    assert 0 < sum(due) <= 2 * len(due)
+    assert max(due) <= 2
+
+
+@pytest.mark.parametrize("name", ["svea_84", "svea_color_easy", "alda_finger_spin"])
+def test_a_variant_with_an_environment_of_its_own_is_not_measured_under_its_name(name):
+    with pytest.raises(UserError, match="its environment is not the usual one; name its method"):
+        bench(methods=(name,))

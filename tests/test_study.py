@@ -393,7 +393,7 @@ def test_what_has_learned_is_not_tried(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_is_really_tried(tmp_path, monkeypatch):
-    monkeypatch.setattr(trial, "_PLAN", dataclasses.replace(trial._PLAN, seconds=0.1))
+    monkeypatch.setattr(trial, "_BLOCK", 0.1)
     small = run_of(tmp_path, agent=SACConfig(**SMALL), env=EnvConfig("cartpole_balance", profile="fast"), device="cpu")
     update, step = trial._seconds(small, 1)
     assert 0 < update < 10

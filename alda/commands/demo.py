@@ -1,4 +1,4 @@
-"""A first look: in minutes, on two processor cores, ALDA learns from pixels to stand up, and is seen to generalise."""
+"""`alda demo`: ALDA learns from pixels to stand up, in minutes on two cores, and is evaluated under another look."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +18,9 @@ TASK, SHIFTED = "walker_stand", "color_hard"
 
 
 def demo(*, out: Path = Path("demo"), steps: int = 16_000, seed: int = 0) -> None:
-    """Train ALDA for some six minutes on two cores; ends with a learning curve, a table, pictures and a video.
+    """Train ALDA for some six minutes on two cores; end with a learning curve, a table, pictures and a video.
 
-    Interrupted, it resumes when called again.
+    The same command resumes an interrupted demo.
 
     Args:
         out: Folder for the run and its pictures.

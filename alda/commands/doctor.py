@@ -1,4 +1,4 @@
-"""`alda doctor`."""
+"""`alda doctor`: whether this machine can do what training needs."""
 
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -67,7 +67,7 @@ def _rendering() -> list[tuple[str, str]]:
 
 
 def _learning() -> list[tuple[str, str]]:
-    """One optimiser step in a process that has drawn: libraries that cannot live together show here."""
+    """Take an optimiser step in a process that has rendered, where libraries that conflict fail."""
     import torch
 
     weight = torch.nn.Parameter(torch.ones(2))

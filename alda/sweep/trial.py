@@ -2,19 +2,19 @@
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import track
 
-from alda.bench.subject import Plan, Subject
-from alda.bench.turns import Child
+from alda.commands.bench import Worker, measure_parts
 from alda.config import Config
 from alda.errors import UserError, WorkerError
 from alda.sweep.estimate import updates_of
 from alda.sweep.study_file import StudyRun
 
-_PLAN = Plan(rounds=1, seconds=2.0, lap=4, laps=1)
+_BLOCK = 2.0  # seconds of updates
 
 
 class Trial(NamedTuple):
@@ -56,12 +56,11 @@ def _seconds(run: StudyRun, threads: int) -> tuple[float, float]:
     config = run.settled
     if type(config.agent).__module__ == "__main__":
         raise UserError("it is written in the program itself, which a trial does not run")
-    assert config.device is not None
-    subject = Subject(run.kind, config.agent.steady(), config.speed, config.env, config.device, _PLAN, config.threads)
-    with closing(Child(subject, threads)) as child:
-        child.answer()  # has imported what it needs
-        child.ask((subject, None))
-        learned, played = child.ask("updates"), child.ask("environment")
+    config = replace(config, agent=config.agent.steady(), threads=config.threads or threads)
+    with closing(Worker(run.kind, measure_parts, config, _BLOCK)) as worker:
+        worker.turn()  # has imported what it needs
+        worker.turn()  # has compiled what it needs
+        learned, played = worker.turn("updates"), worker.turn("environment")
     return learned["seconds"] / learned["count"], played["seconds"] / played["count"]
 
 

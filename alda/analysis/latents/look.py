@@ -63,8 +63,8 @@ def require_critic(policy: Policy) -> SAC:
     """The agent. Raises UserError for one without the parts of SAC whose Q and policy are looked at."""
     if not isinstance(policy.agent, SAC):
         raise UserError(f"{policy.config.method} has no critic like SAC's, which this looks at")
-    if policy.exported:
-        raise UserError("an export has no Q-functions, which this looks at; name the run that it is from")
+    if not policy.complete:
+        raise UserError("this export has no Q-functions, which this looks at; name the run that it is from")
     return policy.agent
 
 
