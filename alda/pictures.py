@@ -1,4 +1,4 @@
-"""Frames side by side, with words to them."""
+"""Images composed of frames in rows and columns, with titles and labels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ _GAP, _LINE, _FONT = 4, 15, 12  # screen pixels: between tiles, a line of words,
 
 
 def write_traversal(path: Path, traversal: UInt8[np.ndarray, "l v c h w"]) -> None:
-    """A row for each latent, led from the lowest value to the highest, as a PNG."""
+    """Write a PNG with a row for each latent, from its lowest value to its highest."""
     ends = [""] * (traversal.shape[1] - 2)
     labels = [f"latent {i}" for i in range(len(traversal))]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,9 +24,9 @@ def sheet(
     labels: Sequence[str] = (),
     scale: int = 2,
 ) -> Image.Image:
-    """Rows of equal length, with a title over each column and a label to the left of each row, where there are any.
+    """Return one image of rows of equal length, with a title over each column and a label to the left of each row.
 
-    scale: screen pixels per pixel. Width and height are even, as videos want them.
+    scale: screen pixels per pixel. Width and height are even, as video codecs require.
     """
     font = ImageFont.load_default(_FONT)
     draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))

@@ -1,16 +1,17 @@
 """Progress of a run: a live bar on a terminal, plain lines anywhere else."""
 
 import atexit
+import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from types import TracebackType
 from typing import IO, Any, cast
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
 _SHORTEST_SECONDS = 0.25  # between changes of the live line
@@ -28,7 +29,7 @@ class Display:
     def __init__(self, steps: int, updates: int, name: str = "", board: Progress | None = None) -> None:
         self.console = board.console if board else lasting_console()
         self._live, self._steps, self._name = self.console.is_terminal, steps, name
-        self._shown = self._printed = time.monotonic()
+        self._printed, self._shown = time.monotonic(), -math.inf
         self._bar = board or Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=16),
@@ -148,3 +149,31 @@ def clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"
+
+
+Begin = Callable[[str, int | None], Callable[..., None]]  # see progress
+
+
+@contextmanager
+def progress(*, transient: bool = False) -> Iterator[Begin]:
+    """Show a bar for each stage of a command: begin(words, steps) returns the function to call after every step.
+
+    That function takes new words, or none. steps: None where they cannot be counted. transient: remove the bars at
+    the end.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=wide_console(), transient=transient
+    ) as bars:
+
+        def begin(words: str, steps: int | None) -> Callable[..., None]:
+            if bars.tasks and bars.tasks[-1].total is None:
+                bars.update(bars.tasks[-1].id, total=1, completed=1)
+            bar = bars.add_task(words, total=steps)
+
+            def step(now: str = words) -> None:
+                bars.update(bar, advance=1, description=now)
+
+            return step
+
+        yield begin

@@ -1,4 +1,4 @@
-"""What the agent sees, beside what it believes it sees, as a clip."""
+"""Videos of what the agent sees beside what it decodes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ _SCALE = 4  # screen pixels per pixel of a frame
 def side_by_side(
     agent: Agent, observations: Sequence[UInt8[np.ndarray, "f c h w"]]
 ) -> list[UInt8[np.ndarray, "height width c"]]:
-    """Newest frame | reconstruction, for each observation; the frame alone for a method without a decoder."""
+    """Return newest frame | reconstruction of each observation; the frame alone for a method without a decoder."""
     device = next(agent.parameters()).device
     pictures = []
     for chunk in torch.split(torch.from_numpy(np.stack(observations)), 64):
@@ -29,7 +29,7 @@ def side_by_side(
 
 
 def write_video(path: Path, pictures: Sequence[UInt8[np.ndarray, "h w c"]], fps: int, scale: int = _SCALE) -> Path:
-    """Writes PATH.mp4, or PATH.gif where PyAV (the extra `video`) is not installed; returns the file.
+    """Write PATH.mp4, or PATH.gif where PyAV (the extra `video`) is not installed; return the file.
 
     scale: screen pixels per pixel.
     """

@@ -244,7 +244,7 @@ def test_preparing_says_where_the_overlays_come_from(tmp_path):
 @pytest.mark.parametrize(
     ("name", "config", "told"),
     [
-        ("drq", {"pad": -1}, "pad must not be negative"),
+        ("drq", {"pad": -1}, "pad must be from 0"),
         ("drq", {"num_shifts": 0}, "num-shifts must be at least 1"),
         ("sada", {"batch_size": 5}, "batch-size of at least 6"),
     ],

@@ -44,24 +44,21 @@ def load(run_dir):
 
 
 @pytest.mark.parametrize(
-    ("sent", "caught"),
-    [((signal.SIGHUP, signal.SIGHUP), [signal.SIGHUP]), ((signal.SIGINT, signal.SIGHUP), [signal.SIGINT])],
+    ("sent", "caught", "before"),
+    [
+        ((signal.SIGHUP, signal.SIGHUP), [signal.SIGHUP], signal.SIG_DFL),
+        ((signal.SIGINT, signal.SIGHUP), [signal.SIGINT], signal.SIG_DFL),
+        ((signal.SIGHUP,), [], signal.SIG_IGN),  # as under nohup
+    ],
 )
-def test_a_hangup_is_collected_once(heard, sent, caught):
+def test_a_hangup_is_collected_once_and_stays_ignored(heard, sent, caught, before):
     """A terminal that closes sends one, and its shell another."""
-    before = signal.getsignal(signal.SIGHUP)
+    signal.signal(signal.SIGHUP, before)
     with collected_signals() as collected:
         for number in sent:
             os.kill(os.getpid(), number)
     assert collected == caught
     assert signal.getsignal(signal.SIGHUP) == before
-
-
-def test_a_hangup_that_is_ignored_stays_so(heard):
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with collected_signals() as caught:
-        os.kill(os.getpid(), signal.SIGHUP)
-    assert caught == []
 
 
 def test_a_closed_terminal_saves_the_run_and_the_same_command_resumes_it(heard, whole, tmp_path, monkeypatch):

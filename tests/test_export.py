@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 import alda
 from alda import agents
 from alda.agents import AGENTS
-from alda.analysis.latents.look import require_critic
+from alda.analysis.latents.readout import require_critic
 from alda.commands import export as command
 from alda.commands.evaluate import evaluate
 from alda.commands.export import export

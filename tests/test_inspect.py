@@ -20,7 +20,7 @@ from PIL import Image
 import alda
 from alda.analysis import inspector
 from alda.analysis.inspector import Session, png, serving, stored_values
-from alda.analysis.paired_rollouts import twins
+from alda.analysis.paired_rollouts import paired_rollouts
 from alda.commands.inspect import inspect
 from alda.config import Config, EnvConfig
 from alda.envs.backgrounds.data import Data
@@ -53,7 +53,7 @@ def server(run):
 def seen(run):
     """Return a policy and the steps of the episode, clean and shifted, by the function that other commands use."""
     policy = alda.load(run)
-    return policy, list(twins(policy, ("train", SHIFTED), [4]))
+    return policy, list(paired_rollouts(policy, ("train", SHIFTED), [4]))
 
 
 def request(server, method, path, body=b"", **headers):

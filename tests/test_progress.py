@@ -38,14 +38,6 @@ def test_time_left_is_told_by_the_speed_of_learning(at, capsys):
     assert "train 3" in printed
 
 
-def test_old_speeds_are_forgotten(at):
-    display = Display(steps=1_000, updates=1_000)
-    for second in range(1, 201):
-        at(second)
-        display.advance(second, second if second < 100 else 100 + 5 * (second - 100), "training", "")
-    assert "5.0 updates/s" in display._speed()
-
-
 @pytest.mark.parametrize(("seconds", "text"), [(61.4, "0:01:01"), (7_322.0, "2:02:02"), (4e5, "111:06:40")])
 def test_clock(seconds, text):
     assert clock(seconds) == text

@@ -3,7 +3,7 @@
 import base64
 import json
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,8 +16,8 @@ from test_figures import made, write
 
 from alda.agents.alda import ALDAConfig
 from alda.agents.sac import SACConfig
-from alda.analysis.latents import disentangle
 from alda.analysis.latents.association import View, compare
+from alda.analysis.latents.disentanglement import measure as measure_disentanglement
 from alda.analysis.latents.theorem import measure as measure_theorem
 from alda.analysis.latents.traversal import localise
 from alda.analysis.report.analyses import NUMBERS, number
@@ -268,7 +268,7 @@ def test_main_numbers_are_read_from_what_analyses_write(replay):
         "trajectory": {"variables": ["height", "speed"], "r2_mean": {"linear from code": 150.25}, "r2": of_code},
         "traversal": localise(effects, effects[:, 0] > 0.5),
         "association": {"shift": "color_hard", **compare(agent, view, View(agent, obs))},
-        "disentanglement": {"independent": asdict(disentangle.measure((d > 0).astype(int), e))},
+        "disentanglement": {"independent": measure_disentanglement(d, e, names=["x", "y"])},
         "theorem1": theorem | measure_theorem(d, e, d, sensitivity=np.array([1.0, 2.0]), permutations=20),
     }
     found = {name: list(NUMBERS[name](json.loads(json.dumps(numbers)))) for name, numbers in written.items()}

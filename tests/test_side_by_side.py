@@ -107,7 +107,7 @@ def test_ctrl_c_stops_all_and_the_same_command_goes_on(alone, tmp_path, when_sai
     lines = capsys.readouterr().out.splitlines()
     cut = [seed for seed in (3, 4) if f"seed {seed}: finished" not in lines]  # both, unless one was far ahead
     for seed in cut:
-        assert f"seed {seed}: the same command goes on from here" in lines
+        assert f"seed {seed}: the same command resumes the run" in lines
         assert len(records(tmp_path / f"s{seed}")) < len(records(alone[seed]))
     train_seeds(config)
     lines = capsys.readouterr().out.splitlines()

@@ -29,7 +29,7 @@ from torch import Tensor
 from alda.agents.base import Agent
 from alda.agents.decoding import DecodingAgent, LatentAgent, to_pixels
 from alda.agents.sac import SAC
-from alda.analysis.latents.look import episode_steps, memory_of
+from alda.analysis.latents.readout import episode_steps, memory_of
 from alda.envs import SHIFTS, check_shift, covers
 from alda.errors import UserError
 from alda.latents.ablations import ClampLatent, FSQLatent

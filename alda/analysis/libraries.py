@@ -1,4 +1,4 @@
-"""Libraries that only some commands need: each belongs to an extra of the package."""
+"""Optional libraries, each of which belongs to an extra of the package."""
 
 import importlib
 from typing import Any
@@ -9,7 +9,7 @@ _NAMES = {"matplotlib": "matplotlib", "scipy": "SciPy", "sklearn": "scikit-learn
 
 
 def optional(module: str, extra: str) -> Any:
-    """A module of an optional library. Raises UserError where it is not installed, with what to do."""
+    """Import a module of an optional library. Raises UserError with the remedy where it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -18,10 +18,10 @@ def optional(module: str, extra: str) -> Any:
 
 
 def sklearn(part: str = "base") -> Any:
-    """scikit-learn's module of that name."""
+    """Import a module of scikit-learn."""
     return optional(f"sklearn.{part}", "analysis")
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty matplotlib figure, in inches, which needs no window."""
+    """Return an empty matplotlib figure, in inches, that needs no window."""
     return optional("matplotlib.figure", "plot").Figure(figsize=(width, height), layout="constrained")

@@ -1,8 +1,8 @@
-"""The same states of the simulator in several worlds: episodes that are played in one and repeated in the others."""
+"""Paired rollouts: episodes that pass through the same simulator states under several shifts."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -11,24 +11,27 @@ from alda.envs.dmc import DMCEnv
 from alda.policy import Policy
 from alda.training.acceleration import one_thread
 
+T = TypeVar("T")
 
-class Twin(NamedTuple):
-    """One agent step of an episode, before the action is taken."""
 
-    seen: tuple[UInt8[np.ndarray, "f c h w"], ...]  # in each world
-    action: Float[np.ndarray, " a"]  # the same in all of them
-    env: DMCEnv  # of the first world, in this state: to look at, not to move
+class PairedStep(NamedTuple):
+    """One agent step, before its action is taken."""
+
+    seen: tuple[UInt8[np.ndarray, "f c h w"], ...]  # the observation under each shift
+    action: Float[np.ndarray, " a"]  # the same under all shifts
+    env: DMCEnv  # of the first shift, in this state: to read, not to step
     seed: int  # of the episode
 
 
-def twins(policy: Policy, worlds: Sequence[str], seeds: Sequence[int], *, explore: bool = False) -> Iterator[Twin]:
-    """The steps of an episode for each seed. The policy acts on what it sees in the first world; equal seeds give equal
-    states.
+def paired_rollouts(
+    policy: Policy, shifts: Sequence[str], seeds: Sequence[int], *, explore: bool = False
+) -> Iterator[PairedStep]:
+    """Yield the steps of one episode per seed, in which the policy acts on what it sees under the first shift.
 
-    explore: sample actions instead of taking the policy's modes; they then differ from call to call.
+    explore: sample actions instead of taking the policy's mode; they then differ from call to call.
     """
     with ExitStack() as stack:
-        envs = [stack.enter_context(closing(policy.config.make_env(world))) for world in worlds]
+        envs = [stack.enter_context(closing(policy.config.make_env(shift))) for shift in shifts]
         for seed in seeds:
             seen = [env.reset(seed=seed)[0] for env in envs]
             policy.reset()
@@ -36,7 +39,12 @@ def twins(policy: Policy, worlds: Sequence[str], seeds: Sequence[int], *, explor
             while not done:
                 with one_thread():
                     action = policy.act(seen[0], explore=explore)
-                yield Twin(tuple(seen), action, envs[0], seed)
+                yield PairedStep(tuple(seen), action, envs[0], seed)
                 steps = [env.step(action) for env in envs]
                 seen = [obs for obs, *_ in steps]
                 done = any(terminated or truncated for _, _, terminated, truncated, _ in steps)
+
+
+def evenly_spread(states: Sequence[T], count: int) -> list[T]:
+    """Return `count` of the states of an episode, from the first to the last."""
+    return [states[t] for t in np.linspace(0, len(states) - 1, count).round().astype(int)]

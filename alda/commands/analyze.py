@@ -1,14 +1,39 @@
-"""`alda analyze`: one question about a trained run each."""
+"""`alda analyze`: the analyses of a trained run. Each writes a picture, and its numbers as JSON beside it."""
 
 from collections.abc import Callable
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
-from alda.analysis.latents.association import analyze_association
-from alda.analysis.latents.information import analyze_disentanglement
-from alda.analysis.latents.invariance import analyze_theorem1
-from alda.analysis.latents.trajectory import analyze_trajectory
-from alda.analysis.latents.traversal import analyze_traversal
+import numpy as np
+import torch
+
+from alda.analysis.latents.association import View, compare, draw_association
+from alda.analysis.latents.disentanglement import SCORES, draw_scores, measure
+from alda.analysis.latents.factor_dataset import draw_samples
+from alda.analysis.latents.probes import KINDS, probe
+from alda.analysis.latents.readout import (
+    episode_steps,
+    read_latents,
+    require_critic,
+    require_decoder,
+    require_latents,
+    stacked,
+)
+from alda.analysis.latents.results import print_table, result_file, rounded, write_numbers, write_results
+from alda.analysis.latents.theorem import LEAST_PERMUTATIONS, draw_theorem, judge, summarise
+from alda.analysis.latents.trajectory import correlations, draw_trajectory, rank_correlations, read_codes
+from alda.analysis.latents.traversal import draw_traversal, effect_of, localise, traverse
+from alda.analysis.libraries import sklearn
+from alda.analysis.paired_rollouts import evenly_spread, paired_rollouts
+from alda.envs import check_shift
+from alda.errors import UserError
+from alda.files import write_json
+from alda.policy import load
+from alda.progress import progress
+
+_STILL = 1e-6  # standard deviation, among probed or held-out states, below which a variable does not move
+_JUDGED = 512  # frames for the premise of Theorem 1
 
 
 def traversal(
@@ -21,7 +46,7 @@ def traversal(
     shift: str = "train",
     seed: int = 0,
     out: Path | None = None,
-) -> None:
+) -> dict[str, Any]:
     """Vary each latent over its range and show what changes in the image, and where.
 
     Args:
@@ -33,12 +58,40 @@ def traversal(
         seed: Seed of the episode.
         out: PNG file to write, with the numbers beside it as JSON (None: RUN/analysis/traversal).
     """
-    analyze_traversal(run, states=states, values=values, shown=shown, shift=shift, seed=seed, out=out)
+    if not 1 <= shown <= states or values < 2 or seed < 0:
+        raise UserError("--shown must be from 1 to --states, --values at least 2 and --seed not negative")
+    policy = load(run)
+    agent = require_decoder(policy)
+    file = result_file(run, out, "traversal", shift)
+    files = [file] if shown == 1 else [file.with_stem(f"{file.stem}_{i}") for i in range(shown)]
+    played, effects = [], []
+    with progress() as begin:
+        step = begin("playing an episode", episode_steps(policy))
+        for state in paired_rollouts(policy, (shift,), [seed]):
+            played.append((state.seen[0], state.env.scene.agent_mask()))
+            step()
+        seen, masks = zip(*evenly_spread(played, states), strict=True)
+        obs, mask = stacked(seen, policy), np.stack(masks)
+        with torch.no_grad():
+            latents = agent.latents(obs)
+        code, span = latents.code, agent.sweep(latents, values)
+        step = begin("decoding", states)
+        for i in range(states):
+            traversed = traverse(agent, code[i], span)
+            effects.append(effect_of(traversed))
+            if i < shown:
+                draw_traversal(agent, obs[i], code[i], span, traversed, mask[i]).save(files[i])
+            step()
+    numbers = localise(np.stack(effects), mask)
+    table = file.with_suffix(".json")
+    write_numbers(table, policy, {"shift": shift, "states": states, "swept": rounded(span), **numbers})
+    print(f"written to {file.parent}: {', '.join(file.name for file in (*files, table))}")
+    return numbers
 
 
 def trajectory(
     run: Path, /, *, episodes: int = 12, shift: str = "train", seed: int = 0, out: Path | None = None
-) -> None:
+) -> dict[str, Any]:
     """Plot latents over an episode above the body's state, and probe how much of the state they contain.
 
     Args:
@@ -48,7 +101,53 @@ def trajectory(
         seed: Seed of the episodes and the probes.
         out: PNG file to write, with the numbers beside it as JSON (None: RUN/analysis/trajectory).
     """
-    analyze_trajectory(run, episodes=episodes, shift=shift, seed=seed, out=out)
+    if episodes < 3 or seed < 0:
+        raise UserError("--episodes must be at least 3, to hold some out, and --seed not negative")
+    policy = load(run)
+    require_latents(policy)
+    file = result_file(run, out, "trajectory", shift)
+    sklearn()  # better to fail now than after playing
+    torch.manual_seed(seed)
+    codes, states = [], []
+    with progress() as begin:
+        step = begin("playing episodes", episodes * episode_steps(policy))
+        drawn = paired_rollouts(policy, (shift,), [seed])  # without exploring; the others explore, for variety
+        others = paired_rollouts(policy, (shift,), range(seed + 1, seed + episodes), explore=True)
+        for _, episode in groupby(chain(drawn, others), key=lambda state: state.seed):
+            seen, variables = [], []
+            for state in episode:
+                seen.append(state.seen[0])
+                variables.append(proprioception := state.env.proprioception())
+                step()
+            codes.append(read_codes(policy, seen))
+            states.append(np.array([list(one.values()) for one in variables]))
+        lengths = [len(episode) for episode in states]
+        code, features = (np.concatenate(part) for part in zip(*codes, strict=True))
+        truth = np.concatenate(states)
+        held_out = np.arange(len(truth)) >= sum(lengths[: episodes - episodes // 3])
+        moving = np.minimum(truth[held_out].std(0), truth[~held_out].std(0)) > _STILL
+        names = [name for name, moves in zip(proprioception, moving, strict=True) if moves]
+        truth, probes = truth[:, moving], {}
+        step = begin("probing", 4)
+        for source, x in (("code", code), ("features", features)):
+            for kind in KINDS:
+                probes[f"{kind} from {source}"] = probe(x, truth, held_out, kind, seed)
+                step()
+    pearson = correlations(code, truth)
+    numbers = {
+        "shift": shift,
+        "episodes": episodes,
+        "states": len(truth),
+        "variables": names,
+        "still": [name for name, moves in zip(proprioception, moving, strict=True) if not moves],
+        "pearson": rounded(pearson),
+        "spearman": rounded(rank_correlations(code, truth)),
+        "r2": {name: dict(zip(names, rounded(r2), strict=True)) for name, r2 in probes.items()},
+        "r2_mean": {name: rounded(r2.mean()) for name, r2 in probes.items()},
+    }
+    first = slice(lengths[0])
+    write_results(file, policy, numbers, draw_trajectory(code[first], truth[first], names, pearson, probes))
+    return numbers
 
 
 def association(
@@ -60,7 +159,7 @@ def association(
     states: int = 20,
     seed: int = 0,
     out: Path | None = None,
-) -> None:
+) -> dict[str, Any]:
     """Measure whether retrieval brings codes of shifted images back to those of the same states unshifted.
 
     Args:
@@ -71,7 +170,31 @@ def association(
         seed: Seed of the episodes.
         out: PNG file to write, with the numbers beside it as JSON (None: RUN/analysis/association_SHIFT).
     """
-    analyze_association(run, shift=shift, episodes=episodes, states=states, seed=seed, out=out)
+    if episodes < 1 or states < 2 or seed < 0:
+        raise UserError("--episodes must be at least 1, --states at least 2 and --seed not negative")
+    policy = load(run)
+    require_latents(policy)
+    agent = require_critic(policy)
+    check_shift(shift, policy.config.env.task)
+    file = result_file(run, out, f"association_{shift}")
+    pairs = []
+    with progress() as begin:
+        step = begin(f"playing episodes in train and {shift}", episodes * episode_steps(policy))
+        played = paired_rollouts(policy, ("train", shift), range(seed, seed + episodes))
+        for _, episode in groupby(played, key=lambda state: state.seed):
+            seen = []
+            for state in episode:
+                seen.append(state.seen)
+                step()
+            pairs += evenly_spread(seen, states)
+    clean, shifted = (View(agent, stacked(side, policy)) for side in zip(*pairs, strict=True))
+    numbers = compare(agent, clean, shifted)
+    rows = [[name, of.get("before"), of["after"]] for name, of in numbers["distance"].items()]
+    title = f"{shift} against train: 0 is unnoticed, 1 is another state"
+    print_table(title, ["", "before retrieval", "after"], [*rows, ["Q", None, numbers["q"]]])
+    figure = draw_association(agent, clean, shifted, numbers, shift, policy.config.method)
+    write_results(file, policy, {"shift": shift, "episodes": episodes, "pairs": len(pairs), **numbers}, figure)
+    return numbers
 
 
 def disentanglement(
@@ -82,7 +205,7 @@ def disentanglement(
     nuisances: tuple[str, ...] = ("colors",),
     seed: int = 0,
     out: Path | None = None,
-) -> None:
+) -> dict[str, dict[str, Any]]:
     """Compute InfoMEC, DCI, MIG and SAP of the latents for joints, colours and camera known from the simulator.
 
     Args:
@@ -92,7 +215,28 @@ def disentanglement(
         seed: Seed of everything that is drawn.
         out: PNG file to write, with the numbers beside it as JSON (None: RUN/analysis/disentanglement).
     """
-    analyze_disentanglement(run, samples=samples, nuisances=nuisances, seed=seed, out=out)
+    if samples < 200 or seed < 0:
+        raise UserError("--samples must be at least 200 and --seed not negative")
+    policy = load(run)
+    require_latents(policy)
+    file = result_file(run, out, "disentanglement", *nuisances)
+    sklearn()  # better to fail now than after drawing
+    results = {}
+    with progress() as begin:
+        for states in ("independent", "visited"):
+            independent = states == "independent"
+            data = draw_samples(policy, samples, nuisances=nuisances, independent=independent, seed=seed, begin=begin)
+            results[states] = measure(
+                np.concatenate([data.joints, data.nuisance], axis=1),
+                read_latents(policy, data.frame),
+                names=[*data.joint_names, *data.nuisance_names],
+                seed=seed,
+                progress=begin(f"measuring, {states} joints", None),
+            )
+    rows = [[name, *(result[key] for result in results.values())] for key, name in SCORES.items()]
+    print_table("disentanglement, 1 is best", ["", *(f"{states} joints" for states in results)], rows)
+    write_results(file, policy, results, draw_scores(results, policy.config.method))
+    return results
 
 
 def theorem1(
@@ -104,7 +248,7 @@ def theorem1(
     nuisances: tuple[str, ...] = ("colors",),
     seed: int = 0,
     out: Path | None = None,
-) -> None:
+) -> list[dict[str, Any]]:
     """Test Theorem 1 of the paper on runs: its premise, its conclusion, and whether they go together.
 
     Args:
@@ -115,7 +259,42 @@ def theorem1(
         seed: Seed of everything that is drawn.
         out: PNG file to write, with the comparison beside it as JSON (None: in analysis/ of the first run).
     """
-    analyze_theorem1(runs, samples=samples, permutations=permutations, nuisances=nuisances, seed=seed, out=out)
+    if not runs or samples < 200 or seed < 0:
+        raise UserError("name at least one run; --samples must be at least 200 and --seed not negative")
+    if permutations < LEAST_PERMUTATIONS:
+        raise UserError(f"--permutations must be at least {LEAST_PERMUTATIONS}: fewer cannot reject anything")
+    policies = [load(run) for run in runs]
+    for policy in policies:
+        require_latents(policy)
+        require_critic(policy)
+    sklearn()  # better to fail now than after drawing
+    several = ("comparison",) if len(runs) > 1 else ()
+    file = result_file(runs[0], out, "theorem1", *nuisances, *several)
+    results, failed = [], []
+    with progress() as begin:
+        for run, policy in zip(runs, policies, strict=True):
+            twice = min(_JUDGED, samples)
+            data = draw_samples(policy, samples, nuisances=nuisances, twice=twice, seed=seed, begin=begin)
+            step = begin("testing latents", None)
+            try:
+                found = judge(policy, data, permutations=permutations, seed=seed, progress=step)
+            except UserError as error:  # the others are compared all the same
+                failed.append(f"{run}: {error}")
+            else:
+                results.append({"run": str(run), **found})
+                write_numbers(result_file(run, None, "theorem1", *nuisances).with_suffix(".json"), policy, results[-1])
+    if results:
+        lines = [summarise(result) for result in results]
+        title = "Theorem 1: premise (delta) and conclusion (T1, without its null)"
+        head = [name.replace("_", " ") for name in lines[0] if name != "run"]
+        print_table(title, head, [list(line.values())[1:] for line in lines])
+        draw_theorem(results).savefig(file, dpi=110)
+        if several:
+            write_json(file.with_suffix(".json"), lines)
+        print(f"written to {file}, and as JSON to analysis/ of every run that was tested")
+    if failed:
+        raise UserError("; ".join(failed))
+    return results
 
 
 ANALYSES: dict[str, Callable[..., Any]] = {

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from alda.envs.backgrounds.data import NO_PATHS, Data
@@ -17,7 +15,7 @@ from alda.envs.vector import Pool, default_workers
 from alda.errors import UserError
 from alda.files import write_json
 from alda.policy import load
-from alda.progress import wide_console
+from alda.progress import progress, wide_console
 from alda.provenance import describe_machine
 from alda.training.rollout import EpisodeRequest, bootstrap_interval, episode_seeds, play_all
 
@@ -49,11 +47,11 @@ def evaluate(
         out: JSON file to write (None: RUN/evaluations/step_STEP_seed_SEED.json, numbered if that is taken).
 
     Returns:
-        What it wrote. Raises UserError for an unknown or incomplete shift and for a directory without a trained agent,
-        WorkerError where a process failed.
+        The content of the file. Raises UserError for an unknown or incomplete shift and for a directory without a
+        trained agent, WorkerError where a process failed.
     """
     if not shifts or episodes < 1 or seed < 0 or (workers or 0) < 0:
-        raise UserError("name at least one world, --episodes at least 1, --seed and --workers from 0 on")
+        raise UserError("name at least one shift, --episodes at least 1, --seed and --workers from 0 on")
     policy = load(run, device=device)
     named = Data(cache=policy.config.data.cache) if generated else policy.config.data
     config = dataclasses.replace(policy.config, shifts=tuple(dict.fromkeys(shifts)), data=_over(named, data))
@@ -61,59 +59,59 @@ def evaluate(
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.touch()  # better to know now than after playing
-    console = wide_console()
     jobs = [
         EpisodeRequest(shift, episode_seed) for shift in made_with for episode_seed in episode_seeds(seed, 0, episodes)
     ]
     totals = [0.0] * len(jobs)
     processes = min(default_workers() if workers is None else workers, len(jobs))
     with (
-        _progress(console) as progress,
+        progress(transient=True) as begin,
         closing(Pool(config.env_maker(), processes)) as pool,
     ):
-        bar = progress.add_task("playing", total=len(jobs))
+        step = begin("playing", len(jobs))
         for number, episode in play_all(policy.agent, pool, jobs):
             totals[number] = episode.total
-            progress.update(bar, advance=1, description=f"{jobs[number].shift}, last return {episode.total:.0f}")
-    worlds: dict[str, Any] = {}
+            step(f"{jobs[number].shift}, last return {episode.total:.0f}")
+    results: dict[str, Any] = {}
     for shift, made in made_with.items():
         returns = [total for job, total in zip(jobs, totals, strict=True) if job.shift == shift]
         interval = bootstrap_interval(returns)
-        worlds[shift] = {"mean": float(np.mean(returns)), "interval": interval, "returns": returns, "made_with": made}
-
-    table = Table(title=f"{config.method} on {config.env.task} after {policy.step:,} agent steps")
-    for column in ("world", "mean return", "95 % interval", "lowest", "highest", "background", "colours"):
-        words = column in ("world", "background", "colours")
-        table.add_column(column, justify="left" if words else "right", overflow="fold")
-    for shift, world in worlds.items():
-        low, high = world["interval"]
-        ends = f"{min(world['returns']):.0f}", f"{max(world['returns']):.0f}"
-        made = world["made_with"]
-        numbers = f"{world['mean']:.0f}", f"{low:.0f} to {high:.0f}", *ends
-        table.add_row(shift, *numbers, made["background"], made["colors"])
-    console.print(table)
-
+        results[shift] = {"mean": float(np.mean(returns)), "interval": interval, "returns": returns, "made_with": made}
+    console = wide_console()
+    console.print(_table(f"{config.method} on {config.env.task} after {policy.step:,} agent steps", results))
     record = {
         "method": config.method,
         "task": config.env.task,
         "step": policy.step,
         "episodes": episodes,
         "seed": seed,
-        "worlds": worlds,
+        "worlds": results,
         "machine": describe_machine(device),
     }
-    file = out or _unused(run / "evaluations" / f"step_{policy.step:09d}_seed_{seed}.json", worlds)
+    file = out or _unused(run / "evaluations" / f"step_{policy.step:09d}_seed_{seed}.json", results)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, record)
     console.print(f"written to {file}", highlight=False, soft_wrap=True)
     return record
 
 
-def _unused(file: Path, worlds: dict[str, Any]) -> Path:
-    """The file, or with a number after its name where it holds other scores."""
+def _table(title: str, results: dict[str, Any]) -> Table:
+    table = Table(title=title)
+    for column in ("shift", "mean return", "95 % interval", "lowest", "highest", "background", "colours"):
+        words = column in ("shift", "background", "colours")
+        table.add_column(column, justify="left" if words else "right", overflow="fold")
+    for shift, result in results.items():
+        (low, high), returns, made = result["interval"], result["returns"], result["made_with"]
+        ends = f"{low:.0f} to {high:.0f}", f"{min(returns):.0f}", f"{max(returns):.0f}"
+        table.add_row(shift, f"{result['mean']:.0f}", *ends, made["background"], made["colors"])
+    return table
+
+
+def _unused(file: Path, results: dict[str, Any]) -> Path:
+    """Return the file, with a number after its name if the file exists with other scores."""
     for number in itertools.count(2):
         try:
-            if json.loads(file.read_text())["worlds"] == json.loads(json.dumps(worlds)):
+            if json.loads(file.read_text())["worlds"] == json.loads(json.dumps(results)):
                 return file
         except FileNotFoundError:
             return file
@@ -123,12 +121,7 @@ def _unused(file: Path, worlds: dict[str, Any]) -> Path:
     raise AssertionError
 
 
-def _over(data: Data, given: Data | None) -> Data:
-    """What is given takes the place of what the run names."""
-    named = {name: path for name, path in vars(given or Data()).items() if path is not None}
+def _over(data: Data, given: Data) -> Data:
+    """Return the data that the run names, each replaced by what is given."""
+    named = {name: path for name, path in vars(given).items() if path is not None}
     return dataclasses.replace(data, **named)
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True)

@@ -2,14 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from alda.analysis.paired_rollouts import twins
+from alda.analysis.paired_rollouts import evenly_spread, paired_rollouts
 from alda.envs import check_shift
 from alda.errors import UserError
 from alda.pictures import sheet
-from alda.policy import Policy, load
+from alda.policy import load
 
 
 def picture(
@@ -40,21 +37,15 @@ def picture(
     policy = load(run)
     check_shift(shift, policy.config.env.task)
     file.parent.mkdir(parents=True, exist_ok=True)
-    picture_of_worlds(policy, shift, states, every, seed).save(file)
+    shifts = ("train", shift)
+    seen = [step.seen for step in paired_rollouts(policy, shifts, [seed])]
+    last = len(seen) - 1 if every is None else min(len(seen) - 1, every * (states - 1))
+    columns = {}
+    for name, observations in zip(shifts, zip(*evenly_spread(seen[: last + 1], states), strict=True), strict=True):
+        columns[name] = [obs[-1] for obs in observations]
+        decoded = [policy.reconstruct(obs) for obs in observations]
+        columns[f"{name},\nreconstructed"] = [image for image in decoded if image is not None]
+    shown = {title: images for title, images in columns.items() if images}
+    sheet([list(row) for row in zip(*shown.values(), strict=True)], tuple(shown)).save(file)
     print(f"written to {file}")
     return file
-
-
-def picture_of_worlds(policy: Policy, shift: str, states: int, every: int | None, seed: int) -> Image.Image:
-    """The states of one episode in two worlds, side by side with what the agent reconstructs of each."""
-    worlds = ("train", shift)
-    seen = [twin.seen for twin in twins(policy, worlds, [seed])]
-    last = len(seen) - 1
-    chosen = np.linspace(0, last if every is None else min(last, every * (states - 1)), states).round().astype(int)
-    columns = {}
-    for i, world in enumerate(worlds):
-        columns[world] = [seen[t][i][-1] for t in chosen]
-        decoded = [policy.reconstruct(seen[t][i]) for t in chosen]
-        columns[f"{world},\nreconstructed"] = [image for image in decoded if image is not None]
-    shown = {title: images for title, images in columns.items() if images}
-    return sheet([list(row) for row in zip(*shown.values(), strict=True)], tuple(shown))

@@ -2,7 +2,7 @@
 
 policy, exploring   --+--> episodes of the plain task --> frames, with the joints that they show
 random actions      --+--> held-out episodes          --> twins: the same states in every world
-                           the studio                 --> samples: joints and colours drawn one by one
+                           the factor dataset         --> samples: joints and colours drawn one by one
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from alda.analysis.latents.look import Begin, episode_steps
-from alda.analysis.latents.samples import draw_samples
-from alda.analysis.latents.studio import joints_of, read_joints
-from alda.analysis.paired_rollouts import twins
+from alda.analysis.latents.factor_dataset import draw_samples, joints_of, read_joints
+from alda.analysis.latents.readout import episode_steps
+from alda.analysis.paired_rollouts import paired_rollouts
 from alda.files import read_tensors, write_tensors
 from alda.policy import Policy
+from alda.progress import Begin
 
 STATES = 20  # of a held-out episode, evenly spread
 _HELD_OUT = 10_000  # seeds of held-out episodes begin here
@@ -116,7 +116,7 @@ def _played(
     actor: Policy, worlds: Sequence[str], first: int, count: int, step: Callable[[], None]
 ) -> Iterator[list[_State]]:
     """Episodes from a first seed on, each as its states."""
-    played = twins(actor, worlds, range(first, first + count), explore=True)
+    played = paired_rollouts(actor, worlds, range(first, first + count), explore=True)
     for _, episode in groupby(played, key=lambda state: state.seed):
         states = []
         for state in episode:

@@ -9,10 +9,11 @@ from jaxtyping import Float, Real
 from torch import Tensor
 
 from alda.agents.alda import ALDA
-from alda.analysis.latents.association import CodeView, compare_codes, relative_distance, stored_range
-from alda.analysis.latents.disentangle import active_latents, discretise, infoc, infoe_regression, infom, nmi_matrix
-from alda.analysis.latents.look import rounded
+from alda.analysis.latents.association import CodeView, compare_codes, relative_distance
+from alda.analysis.latents.disentanglement import active_latents, discretise, infoc, infoe_regression, infom, nmi_matrix
 from alda.analysis.latents.probes import fit
+from alda.analysis.latents.readout import stored_range
+from alda.analysis.latents.results import rounded
 from alda.analysis.latents.theorem import measure as measure_theorem
 from alda.representation.material import Material
 
@@ -87,7 +88,7 @@ def information(
     joints: Float[np.ndarray, "n d"], colors: Float[np.ndarray, "n e"], latents: Real[np.ndarray, "n k"], *, seed: int
 ) -> dict[str, Any]:
     """What latents (integers: indices of stored values) say of sources: InfoM and InfoC of sources in 20 bins, InfoE as
-    the R2 of a linear regression on samples held out (as in analysis/latents/disentangle.py); and the share of what
+    the R2 of a linear regression on samples held out (as in analysis/latents/disentanglement.py); and the share of what
     there is to know about a joint, or a colour, that its best latent tells, mean over joints or colours."""
     sources = np.concatenate([joints, colors], axis=1)
     labels = np.stack([discretise(column, BINS) for column in sources.T], axis=1)

@@ -19,7 +19,6 @@ import torch
 from safetensors import SafetensorError
 
 from alda.agents.alda import ALDA, ALDAConfig
-from alda.analysis.latents.look import Begin, progress
 from alda.analysis.libraries import optional, sklearn
 from alda.config import check_device, differences
 from alda.envs import check_shift
@@ -30,6 +29,7 @@ from alda.files import write_json
 from alda.latents import LATENTS
 from alda.nets.conv import NORMS, Norm
 from alda.policy import Policy, load
+from alda.progress import Begin, progress
 from alda.provenance import describe_machine
 from alda.representation.autoencoder import learn
 from alda.representation.material import STATES, Material, collect

@@ -1,104 +1,39 @@
-"""Does association bring a shifted image back to what was known? The paper claims it and shows returns alone.
+"""Whether association brings the code of a shifted image back to that of the unshifted one, which the paper claims.
 
-The same states are drawn in the training world and in a shifted one, and what the agent makes of both is compared
-before retrieval (as encoded) and after it (as decoded and acted on). Distances are given over those between different
-states of the training world: 0 where the shift is not noticed, 1 where it is as good as another state.
+The same states are seen in the plain task and under a shift, and what the agent makes of both is compared before
+retrieval (as encoded) and after it (as decoded and acted on). Distances are given over those between different states
+of the plain task: 0 where the shift is not noticed, 1 where it is as bad as another state.
 """
 
-from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from rich.table import Table
 from torch import Tensor
 
 from alda.agents.alda import ALDA
 from alda.agents.base import Agent
 from alda.agents.decoding import DecodingAgent, LatentAgent, psnr, to_pixels
 from alda.agents.sac import SAC
-from alda.analysis.latents.look import (
-    episode_steps,
-    in_chunks,
-    memory_of,
-    progress,
-    require_critic,
-    require_latents,
-    result_files,
-    rounded,
-    stacked,
-    write_result,
-)
+from alda.analysis.latents.readout import CHUNK, in_chunks, memory_of, stored_range
+from alda.analysis.latents.results import rounded
 from alda.analysis.libraries import new_figure
-from alda.analysis.paired_rollouts import twins
-from alda.envs import check_shift
-from alda.errors import UserError
-from alda.latents.ablations import ClampLatent
 from alda.latents.codebook import CodebookLatent
 from alda.nets.representation import to_float
 from alda.pictures import sheet
-from alda.policy import load
-from alda.progress import wide_console
 
 _ALIKE = 1e-5  # mean distance below which states are not told apart, by codes of order 1
 _EXAMPLES = 9  # states that are drawn
-
-
-def analyze_association(
-    run: Path,
-    *,
-    shift: str = "color_hard",
-    episodes: int = 10,
-    states: int = 20,
-    seed: int = 0,
-    out: Path | None = None,
-) -> dict[str, Any]:
-    """Writes one picture that tells whether association works, and the numbers under it.
-
-    shift: the world to come back from. episodes: each with its own colours, backgrounds or camera. states: of each
-    episode, evenly spread. Returns the numbers. For a method whose encoder is followed by no latent model, before and
-    after are the same. Raises UserError for a method without latents, and for an unknown world.
-    """
-    if episodes < 1 or states < 2 or seed < 0:
-        raise UserError("--episodes must be at least 1, --states at least 2 and --seed not negative")
-    policy = load(run)
-    require_latents(policy)
-    agent = require_critic(policy)
-    check_shift(shift, policy.config.env.task)
-    picture, table = result_files(run, out, f"association_{shift}")
-    clean, shifted = [], []
-    with progress() as begin:
-        step = begin(f"playing episodes in train and {shift}", episodes * episode_steps(policy))
-        pairs = twins(policy, ("train", shift), range(seed, seed + episodes))
-        for _, episode in groupby(pairs, key=lambda twin: twin.seed):
-            seen = []
-            for twin in episode:
-                seen.append(twin.seen)
-                step()
-            for t in np.linspace(0, len(seen) - 1, states).round().astype(int):
-                clean.append(seen[t][0])
-                shifted.append(seen[t][1])
-        step = begin("comparing", 2)
-        here = View(agent, stacked(clean, policy))
-        step()
-        there = View(agent, stacked(shifted, policy))
-        step()
-    numbers = compare(agent, here, there)
-    _draw(picture, agent, here, there, numbers, shift, policy.config.method)
-    write_result(table, policy, {"shift": shift, "episodes": episodes, "pairs": len(clean), **numbers})
-    _say(numbers, shift)
-    print(f"written to {picture.parent}: {picture.name}, {table.name}")
-    return numbers
+_BEFORE, _AFTER, _PLAIN, _SHIFTED = "tab:red", "tab:green", "tab:blue", "tab:orange"
 
 
 class CodeView:
-    """What an autoencoder makes of N observations, before retrieval and after it."""
+    """Codes of N observations, before retrieval (encoded) and after it (code)."""
 
     @torch.no_grad()
     def __init__(self, agent: LatentAgent, obs: UInt8[Tensor, "n f c h w"]) -> None:
-        latents = [agent.latents(part) for part in obs.split(64)]
+        latents = [agent.latents(part) for part in obs.split(CHUNK)]
         self.frame = to_float(obs[:, -1])
         self.encoded = torch.cat([one.encoded for one in latents])  # [N, L]
         self.code = torch.cat([one.code for one in latents])
@@ -107,7 +42,7 @@ class CodeView:
 
 
 class View(CodeView):
-    """What an agent makes of them."""
+    """Codes, features and actions of N observations."""
 
     @torch.no_grad()
     def __init__(self, agent: SAC, obs: UInt8[Tensor, "n f c h w"]) -> None:
@@ -122,18 +57,16 @@ class View(CodeView):
 
 @torch.no_grad()
 def compare(agent: SAC, clean: View, shifted: View) -> dict[str, Any]:
-    """The same N states in both worlds: what `compare_codes` says of them, and what becomes of the codes.
+    """Compare the same N states without and with a shift: `compare_codes`, and what follows from the codes.
 
     distance: of features and action as well. q: mean absolute change of Q for the clean twin's action, in standard
     deviations of Q over clean states.
     """
     result = compare_codes(agent, clean, shifted)
-    for name, when, here, there in (
-        ("features", "before", clean.features_encoded, shifted.features_encoded),
-        ("features", "after", clean.features, shifted.features),
-        ("action", "after", clean.action, shifted.action),
-    ):
-        result["distance"].setdefault(name, {})[when] = rounded(relative_distance(here, there))
+    before, after = (clean.features_encoded, shifted.features_encoded), (clean.features, shifted.features)
+    distance = {name: rounded(relative_distance(*pair)) for name, pair in (("before", before), ("after", after))}
+    action = {"after": rounded(relative_distance(clean.action, shifted.action))}
+    result["distance"] |= {"features": distance, "action": action}
     q, q_shifted = (agent.critic(view.features, clean.action).amin(0) for view in (clean, shifted))
     result["q"] = rounded((q_shifted - q).abs().mean() / q.std().clamp(min=1e-12))
     result["q_mean"] = {"train": rounded(q.mean()), "shifted": rounded(q_shifted.mean())}
@@ -142,13 +75,12 @@ def compare(agent: SAC, clean: View, shifted: View) -> dict[str, Any]:
 
 @torch.no_grad()
 def compare_codes(agent: Agent, clean: CodeView, shifted: CodeView) -> dict[str, Any]:
-    """The codes of the same N states in both worlds. "before" and "after" are of retrieval.
+    """Compare the codes of the same N states without and with a shift, "before" and "after" retrieval.
 
-    distance: to that of the clean twin, over the distance between different states. distance_by_latent: the same,
-    latent by latent; None where a latent is the same in all clean states. move_by_latent: the mean absolute change of
-    each latent itself. outside: share of frames that lie outside what is stored. same_value: share that retrieves what
-    the twin retrieves. psnr: of decoded shifted frames, against the frame of the clean twin and against the frame that
-    was seen.
+    distance: to the code of the clean twin, over the distance between different states. distance_by_latent: the same by
+    latent; None where a latent is the same in all clean states. move_by_latent: mean absolute change of each latent.
+    outside: share of frames that lie outside the stored range. same_value: share that retrieves the value that the twin
+    retrieves. psnr: of decoded shifted frames, against the clean twin's frame and against the frame that was seen.
     """
     result: dict[str, Any] = {"distance": {"code": {}}, "distance_by_latent": {}, "move_by_latent": {}}
     for when, here, there in (("before", clean.encoded, shifted.encoded), ("after", clean.code, shifted.code)):
@@ -172,133 +104,93 @@ def compare_codes(agent: Agent, clean: CodeView, shifted: CodeView) -> dict[str,
 
 
 def relative_distance(here: Float[Tensor, "n d"], there: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """Mean distance of twins over that of different states of the first world; nan where those are all alike."""
+    """Return the mean distance of twins over that of different states in `here`; nan where these are all alike."""
     n = len(here)
     apart = torch.cdist(here.double(), here.double()).sum() / (n * (n - 1))
     apart = torch.where(apart > _ALIKE, apart, torch.nan)
     return (there - here).double().norm(dim=1).mean() / apart
 
 
-def stored_range(agent: Agent) -> tuple[Float[Tensor, " l"], Float[Tensor, " l"]] | None:
-    """The lowest and the highest value that each latent can be brought back to, if that is limited."""
-    memory = memory_of(agent)
-    if not isinstance(memory, CodebookLatent | ClampLatent):
-        return None
-    ends = memory.sweep(torch.zeros(1, memory.config.num_latents), 2)
-    return ends[:, 0], ends[:, 1]
-
-
 def usage(nearest: Int[Tensor, "n l"], count: int) -> Float[np.ndarray, "l v"]:
-    """Share of frames in which each latent is closest to each of its stored values."""
+    """Return the share of frames in which each latent is closest to each of its stored values."""
     return np.stack([np.bincount(column, minlength=count) for column in nearest.cpu().numpy().T]) / len(nearest)
 
 
-def _say(numbers: dict[str, Any], shift: str) -> None:
-    table = Table(title=f"{shift} against train: 0 is unnoticed, 1 is another state")
-    for column in ("", "before retrieval", "after"):
-        table.add_column(column, justify="left" if not column else "right")
-    for name, values in numbers["distance"].items():
-        table.add_row(name, *(f"{values[when]:.2f}" if when in values else "" for when in ("before", "after")))
-    table.add_row("Q", "", f"{numbers['q']:.2f}")
-    wide_console().print(table)
-
-
-def _draw(file: Path, agent: SAC, clean: View, shifted: View, numbers: dict[str, Any], shift: str, method: str) -> None:
+def draw_association(agent: SAC, clean: View, shifted: View, numbers: dict[str, Any], shift: str, method: str) -> Any:
+    """Draw examples, distances, the encoder's range beside stored values, and which values are retrieved."""
     figure = new_figure(15.0, 11.0)
-    panels = figure.subplot_mosaic(
-        [
-            ["pictures", "pictures", "summary"],
-            ["range", "used train", "used shifted"],
-            ["latents", "latents", "latents"],
-        ],
-        height_ratios=[1.25, 1, 0.8],
-    )
+    rows = [["examples", "examples", "distance"], ["range", "train", "shifted"], ["latents", "latents", "latents"]]
+    panels = figure.subplot_mosaic(rows, height_ratios=[1.25, 1, 0.8])
     figure.suptitle(f"{method}: train against {shift}, {len(clean.code)} pairs of the same state")
-    examples = _examples(agent, clean, shifted, shift)
-    picture = np.asarray(sheet(list(examples.values()), []))
-    panels["pictures"].imshow(picture)
-    panels["pictures"].set_yticks((np.arange(len(examples)) + 0.5) * len(picture) / len(examples), list(examples))
-    panels["pictures"].tick_params(length=0)
-    panels["pictures"].set_xticks([])
-    panels["pictures"].set_frame_on(False)
-    if "psnr" in numbers:
-        quality = {when: values["clean twin"] for when, values in numbers["psnr"].items()}
-        words = ", ".join(f"{value:.1f} dB {when} retrieval" for when, value in quality.items())
-        panels["pictures"].set_title(f"decoded {shift}, against the clean twin's frame: {words}", fontsize=10)
-
-    names = ["code", "features", "action", "Q"]
-    distance = numbers["distance"]
-    before = [distance[name].get("before") for name in names[:2]]
-    after = [*(distance[name]["after"] for name in names[:3]), numbers["q"]]
-    _bars(panels["summary"], names, before, after)
-    panels["summary"].set(title="distance to the clean twin", ylabel="1 = as far as another state (Q: in s.d.)")
-
-    number = range(clean.code.shape[1])
-    for offset, colour, view, name in ((-0.15, "tab:blue", clean, "train"), (0.15, "tab:orange", shifted, shift)):
-        low, middle, high = np.quantile(view.encoded.cpu().numpy(), [0.05, 0.5, 0.95], axis=0)
-        place = np.arange(len(middle)) + offset
-        panels["range"].errorbar(
-            place, middle, [middle - low, high - middle], fmt="o", markersize=3, color=colour, label=name
-        )
+    _draw_examples(panels["examples"], agent, clean, shifted, numbers, shift)
+    _draw_distances(panels["distance"], panels["latents"], numbers, shift)
+    _draw_range(panels["range"], agent, {"train": clean, shift: shifted})
     memory = memory_of(agent)
-    if isinstance(memory, CodebookLatent):
-        for i, values in enumerate(memory.values.detach().cpu().numpy()):
-            panels["range"].hlines(values, i - 0.35, i + 0.35, color="grey", linewidth=0.5, zorder=0)
-    panels["range"].set(
-        title="encoder output, 5 to 95 % of frames\n(grey: stored values)", xlabel="latent", ylabel="before retrieval"
-    )
-    panels["range"].legend(fontsize=8)
-
-    for key, view, name in (("used train", clean, "train"), ("used shifted", shifted, shift)):
+    for axes, view, name in ((panels["train"], clean, "train"), (panels["shifted"], shifted, shift)):
         if view.nearest is None or memory is None:
-            panels[key].text(0.5, 0.5, "no stored values", ha="center", va="center")
-            panels[key].axis("off")
+            axes.text(0.5, 0.5, "no stored values", ha="center", va="center")
+            axes.axis("off")
             continue
-        shown = panels[key].imshow(
-            usage(view.nearest, memory.config.num_values), vmin=0, vmax=1, cmap="viridis", aspect="auto"
-        )
-        panels[key].set(title=f"what is retrieved in {name}\n(share of frames)", xlabel="stored value, from the lowest")
-        panels[key].set_ylabel("latent")
-        panels[key].set_yticks(number)
-        figure.colorbar(shown, ax=panels[key])
+        shown = axes.imshow(usage(view.nearest, memory.config.num_values), vmin=0, vmax=1, aspect="auto")
+        axes.set(title=f"what is retrieved in {name}\n(share of frames)", xlabel="stored value, from the lowest")
+        axes.set(ylabel="latent", yticks=range(view.nearest.shape[1]))
+        figure.colorbar(shown, ax=axes)
+    return figure
 
-    by_latent = numbers["distance_by_latent"]
-    _bars(panels["latents"], [str(i) for i in number], *by_latent.values())
-    outside = numbers.get("outside", {}).get("shifted")
-    labels = [f"{i}\n{share:.0%} out" for i, share in enumerate(outside)] if outside else [str(i) for i in number]
-    if len(labels) <= 20:
-        panels["latents"].set_xticks(number, labels, fontsize=8)
-    else:
-        panels["latents"].locator_params(axis="x", nbins=20)
-    panels["latents"].set(
-        title=f"distance to the clean twin, latent by latent (out: outside the stored range in {shift})",
-        xlabel="latent",
-        ylabel="1 = as far as another state",
-    )
-    figure.savefig(file, dpi=100)
+
+@torch.no_grad()
+def _draw_examples(axes: Any, agent: SAC, clean: View, shifted: View, numbers: dict[str, Any], shift: str) -> None:
+    """Draw rows of images, a column for each of a few states."""
+    chosen = np.linspace(0, len(clean.code) - 1, _EXAMPLES).round().astype(int)
+    images: dict[str, Any] = {"train": clean.frame[chosen], shift: shifted.frame[chosen]}
+    if isinstance(agent, DecodingAgent):
+        codes = {"train,\ndecoded": clean.code, "before\nretrieval": shifted.encoded, "after": shifted.code}
+        images |= {name: agent.decode(code[chosen]) for name, code in codes.items()}
+        quality = [f"{value['clean twin']:.1f} dB {when} retrieval" for when, value in numbers["psnr"].items()]
+        axes.set_title(f"decoded {shift}, against the clean twin's frame: {', '.join(quality)}", fontsize=10)
+    picture = np.asarray(sheet([list(to_pixels(row).cpu().numpy()) for row in images.values()], []))
+    axes.imshow(picture)
+    axes.set_yticks((np.arange(len(images)) + 0.5) * len(picture) / len(images), list(images))
+    axes.tick_params(length=0)
+    axes.set_xticks([])
+    axes.set_frame_on(False)
+
+
+def _draw_distances(summary: Any, by_latent: Any, numbers: dict[str, Any], shift: str) -> None:
+    """Draw distances to the clean twin before and after retrieval, altogether and by latent."""
+    ylabel, distance = "1 = as far as another state", numbers["distance"] | {"Q": {"after": numbers["q"]}}
+    values = [[of.get(when) for of in distance.values()] for when in ("before", "after")]
+    _bars(summary, list(distance), *values)
+    summary.set(title="distance to the clean twin", ylabel=f"{ylabel} (Q: in s.d.)")
+    latents = numbers["distance_by_latent"]
+    outside = numbers.get("outside", {}).get("shifted", [None] * len(latents["after"]))
+    labels = [str(i) if share is None else f"{i}\n{share:.0%} out" for i, share in enumerate(outside)]
+    _bars(by_latent, labels, *latents.values())
+    if len(labels) > 20:
+        by_latent.set_xticks(range(0, len(labels), len(labels) // 20 + 1))
+    title = f"distance to the clean twin, latent by latent (out: outside the stored range in {shift})"
+    by_latent.set(title=title, xlabel="latent", ylabel=ylabel)
 
 
 def _bars(axes: Any, names: list[str], before: list[float | None], after: list[float | None]) -> None:
-    for offset, colour, name, values in (
-        (-0.2, "tab:red", "before retrieval", before),
-        (0.2, "tab:green", "after", after),
-    ):
-        places = [i + offset for i, value in enumerate(values) if value is not None]
-        axes.bar(places, [value for value in values if value is not None], 0.4, color=colour, label=name)
-    axes.set_xticks(range(len(names)), names)
+    for offset, colour, name, values in ((-0.2, _BEFORE, "before retrieval", before), (0.2, _AFTER, "after", after)):
+        heights = [np.nan if value is None else value for value in values]
+        axes.bar(np.arange(len(names)) + offset, heights, 0.4, color=colour, label=name)
+    axes.set_xticks(range(len(names)), names, fontsize=8)
     axes.axhline(1, color="grey", linewidth=0.8, linestyle="--")
     axes.legend(fontsize=8)
 
 
-@torch.no_grad()
-def _examples(agent: SAC, clean: View, shifted: View, shift: str) -> dict[str, list[UInt8[np.ndarray, "c h w"]]]:
-    """Rows of pictures, a column for each of a few states."""
-    chosen = np.linspace(0, len(clean.code) - 1, _EXAMPLES).round().astype(int)
-    rows = {"train": clean.frame, shift: shifted.frame}
-    if isinstance(agent, DecodingAgent):
-        codes = {"train,\ndecoded": clean.code, "before\nretrieval": shifted.encoded, "after": shifted.code}
-        rows |= {name: agent.decode(code[chosen]) for name, code in codes.items()}
-    return {
-        name: list(to_pixels(images if len(images) == _EXAMPLES else images[chosen]).cpu().numpy())
-        for name, images in rows.items()
-    }
+def _draw_range(axes: Any, agent: SAC, views: dict[str, View]) -> None:
+    """Draw what the encoder gives for each latent beside its stored values."""
+    for offset, colour, (name, view) in zip((-0.15, 0.15), (_PLAIN, _SHIFTED), views.items(), strict=True):
+        low, middle, high = np.quantile(view.encoded.cpu().numpy(), [0.05, 0.5, 0.95], axis=0)
+        place, ends = np.arange(len(middle)) + offset, [middle - low, high - middle]
+        axes.errorbar(place, middle, ends, fmt="o", markersize=3, color=colour, label=name)
+    memory = memory_of(agent)
+    if isinstance(memory, CodebookLatent):
+        for i, values in enumerate(memory.values.detach().cpu().numpy()):
+            axes.hlines(values, i - 0.35, i + 0.35, color="grey", linewidth=0.5, zorder=0)
+    axes.set(title="encoder output, 5 to 95 % of frames\n(grey: stored values)", xlabel="latent")
+    axes.set_ylabel("before retrieval")
+    axes.legend(fontsize=8)

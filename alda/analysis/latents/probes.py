@@ -1,52 +1,58 @@
-"""Regressions that tell how much of something is in a code."""
+"""Regressions that measure how much of something a code contains."""
 
 import warnings
-from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Real
 
 from alda.analysis.libraries import sklearn
 
 Kind = Literal["linear", "nonlinear"]
 KINDS: tuple[Kind, ...] = ("linear", "nonlinear")
-Predict = Callable[[Float[np.ndarray, "n d"]], Float[np.ndarray, "n s"]]
 
 
-def fit(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n s"], kind: Kind, seed: int) -> Predict:
-    """A regression of every column of y on x, both in units of their spread.
+def fit(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n s"], kind: Kind, seed: int) -> Any:
+    """Fit a regression of all columns of y on x, both standardised, and return its prediction function.
 
-    kind: linear (ridge, its weight chosen by leave-one-out) or nonlinear (two layers of 64, at most 300 passes).
+    kind: linear (ridge, penalty chosen by leave-one-out) or nonlinear (two layers of 64, at most 300 epochs).
     """
-    scaler = sklearn("preprocessing").StandardScaler
-    scale_x, scale_y = scaler().fit(x), scaler().fit(y)
+    scaler, pipeline = sklearn("preprocessing").StandardScaler, sklearn("pipeline").make_pipeline
     if kind == "linear":
         model = sklearn("linear_model").RidgeCV(np.logspace(-2, 4, 7))
     else:
         networks = sklearn("neural_network")
         model = networks.MLPRegressor(hidden_layer_sizes=(64, 64), early_stopping=True, max_iter=300, random_state=seed)
+    regression = sklearn("compose").TransformedTargetRegressor(pipeline(scaler(), model), transformer=scaler())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", sklearn("exceptions").ConvergenceWarning)  # its passes are limited on purpose
-        model.fit(scale_x.transform(x), scale_y.transform(y))
-
-    def predict(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n s"]:
-        return scale_y.inverse_transform(model.predict(scale_x.transform(x)).reshape(len(x), -1))
-
-    return predict
-
-
-def r2(truth: Float[np.ndarray, "n s"], predicted: Float[np.ndarray, "n s"]) -> Float[np.ndarray, " s"]:
-    """1 where every value is told, 0 where the mean would do as well, below where it would do better."""
-    return 1 - ((truth - predicted) ** 2).sum(0) / ((truth - truth.mean(0)) ** 2).sum(0).clip(min=1e-12)
+        warnings.simplefilter("ignore", sklearn("exceptions").ConvergenceWarning)  # epochs are limited on purpose
+        return regression.fit(x, y).predict
 
 
 def probe(
-    x: Float[np.ndarray, "n d"],
-    y: Float[np.ndarray, "n s"],
-    held_out: Bool[np.ndarray, " n"],
-    kind: Kind,
-    seed: int,
+    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n s"], held_out: Bool[np.ndarray, " n"], kind: Kind, seed: int
 ) -> Float[np.ndarray, " s"]:
-    """R2 on held-out rows of what was fitted to the others."""
-    return r2(y[held_out], fit(x[~held_out], y[~held_out], kind, seed)(x[held_out]))
+    """Return the R2 of each column of y on held-out rows, of a regression that was fitted to the others."""
+    predicted = fit(x[~held_out], y[~held_out], kind, seed)(x[held_out])
+    return sklearn("metrics").r2_score(y[held_out], predicted, multioutput="raw_values")
+
+
+def estimate_sources(
+    latents: Real[np.ndarray, "n k"], sources: Float[np.ndarray, "n s"], *, seed: int = 0
+) -> tuple[Float[np.ndarray, "n s"], Float[np.ndarray, " s"]]:
+    """Return cross-fitted ridge estimates of sources from all latents, and their R2: each half predicts the other.
+
+    Integers are indices of stored values and enter one-hot; floats are standardised. Estimates of different sources
+    share the noise of latents, so they covary given one latent even where latents are pure, which the permutation null
+    of Theorem 1 does not contain: judge them by t1, not by p.
+    """
+    preprocessing = sklearn("preprocessing")
+    if np.issubdtype(latents.dtype, np.integer):
+        scale = preprocessing.OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    else:
+        scale = preprocessing.StandardScaler()
+    model = sklearn("pipeline").make_pipeline(scale, sklearn("linear_model").Ridge(1.0))
+    halves = np.array_split(np.random.default_rng(seed).permutation(len(latents)), 2)
+    estimates = sklearn("model_selection").cross_val_predict(model, latents, sources, cv=[halves, halves[::-1]])
+    estimates = estimates.reshape(sources.shape)  # a single column comes back without its axis
+    return estimates, sklearn("metrics").r2_score(sources, estimates, multioutput="raw_values")

@@ -1,33 +1,42 @@
-"""The test of the paper's Theorem 1: given any one latent, task-relevant and nuisance sources are uncorrelated.
+"""The test of the paper's Theorem 1 on trained agents: its premise, its conclusion, and whether they go together.
 
-The theorem says that where Q does not change with the nuisance, cov(s_i, s_j | z_k) = 0 for every latent k, every task
-source i and every nuisance source j. Draw both kinds of source independently and look at one latent at a time: they
-become dependent given z_k exactly where z_k mixes them.
+The theorem: where Q does not change with the nuisance, cov(s_i, s_j | z_k) = 0 for every latent k, task source i and
+nuisance source j. Sources that are drawn independently become dependent given z_k exactly where z_k mixes them.
 
-    latent k -> bins -> in every bin: covariance, correlation, contingency table of each pair (i, j)
-                        the same, nuisance sources shuffled inside the bins      -> null, z, p, Holm over latents
+    frames -> latent k -> bins -> in every bin: covariance, correlation, contingency table of each pair (i, j)
+          |                       the same, nuisance sources shuffled inside the bins -> null, z, p, Holm
+          '-> Q and action under two nuisances -> the premise
 
 - t1, the effect: the mean over bins of |covariance|, in units of the sources' standard deviations over all samples.
-- t2, the detector: the mean over bins of correlation^2. It overstates weak mixing, as the variance that is left inside
-  a bin may be tiny: read it beside t1.
-- cmi: the conditional mutual information in nats, which also sees dependence that is even and so without covariance.
-  Like t2 it is relative to what is left inside a bin.
+- t2, the detector: the mean over bins of correlation^2. It overstates weak mixing where little variance is left inside
+  a bin: read it beside t1.
+- cmi: the conditional mutual information in nats, which also sees dependence without covariance.
 
-What the test cannot say. The theorem gives a necessary condition, under exact invariance: a latent that passes need
-not belong to an invariant Q. Zero covariance is weaker than independence. A Q that ignores a mixed latent is invariant
-too, hence the weights by sensitivity. The paper speaks of approximations of sources without a definition: `probe` is
-one reading of it. And rows must be independent draws: states of one episode under one background are not.
+The theorem gives a necessary condition under exact invariance. A latent that passes need not belong to an invariant Q,
+and a Q that ignores a mixed latent is invariant too, hence the weights by sensitivity. Rows must be independent draws:
+states of one episode are not.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float, Integer, Real
+from scipy.special import xlogy
+from torch import Tensor
 
-from alda.analysis.latents.disentangle import discretise, entropy, mutual_information
+from alda.agents.alda import ALDA
+from alda.agents.darla import DARLA
+from alda.agents.sac import SAC
+from alda.analysis.latents.disentanglement import discretise, entropy, mutual_information
+from alda.analysis.latents.factor_dataset import FactorDataset
+from alda.analysis.latents.probes import estimate_sources
+from alda.analysis.latents.readout import read_latents, require_critic, still
+from alda.analysis.latents.results import rounded
+from alda.analysis.libraries import new_figure
 from alda.errors import UserError
+from alda.policy import Policy
 
 LATENT_BINS = 20  # of a continuous latent, and of a source in the mixing index
 LEVELS = 5  # of a source inside a bin
@@ -35,6 +44,86 @@ SMALLEST_BIN = 5  # samples
 LEVEL = 0.05  # familywise, over latents
 LEAST_PERMUTATIONS = 20  # with fewer, the corrected p value of one latent could not reach it
 ROUNDING = 1e-12  # every statistic is free of units
+
+
+def judge(
+    policy: Policy, data: FactorDataset, *, permutations: int, seed: int, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """Return premise and conclusion for one agent, ready for JSON. Raises UserError for an agent that has diverged, or
+    whose Q is the same everywhere."""
+    codes = read_latents(policy, data.frame)
+    premise, sensitivity = measure_premise(policy, data.frame[: len(data.elsewhere)], data.elsewhere)
+    joints_hat, r2_joints = estimate_sources(codes, data.joints, seed=seed)
+    nuisance_hat, r2_nuisance = estimate_sources(codes, data.nuisance, seed=seed)
+    options: dict[str, Any] = {"permutations": permutations, "seed": seed, "progress": progress}
+    estimates = joints_hat, nuisance_hat
+    numbers = measure(data.joints, data.nuisance, codes, estimates=estimates, sensitivity=sensitivity, **options)
+    t1_hat = np.array(numbers["estimates"]["t1"]["largest_excess"])
+    names, r2 = data.joint_names + data.nuisance_names, [*r2_joints, *r2_nuisance]
+    return {
+        "method": policy.config.method,
+        "name": policy.config.name,
+        "premise": premise,
+        "sensitivity": rounded(sensitivity),
+        "probes": {name: rounded(value) for name, value in zip(names, r2, strict=True)},
+        "sources": [data.joint_names, data.nuisance_names],
+        "t1_estimates_weighted": rounded(weighted(t1_hat, sensitivity)),
+        **numbers,
+    }
+
+
+def measure_premise(
+    policy: Policy, frame: np.ndarray, elsewhere: np.ndarray
+) -> tuple[dict[str, float], Float[np.ndarray, " l"]]:
+    """Return the premise on states seen under two nuisances, and Q's sensitivity to each latent.
+
+    delta_q: change of Q of the action taken under the first nuisance. delta_pi: mean Euclidean distance of the policy's
+    modes. Sensitivity: mean |dQ/dz_k| times the deviation of z_k, for a latent that all frames of the stack share.
+    """
+    agent = require_critic(policy)
+    with torch.no_grad():
+        features, others = (agent.representation(still(part, policy)) for part in (frame, elsewhere))
+        action, changed = (agent.actor(part).mode for part in (features, others))
+        q, q_elsewhere = (agent.critic(part, action).amin(0) for part in (features, others))
+    latents = agent.latents(still(frame, policy))
+    assert latents is not None
+    code = latents.code.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(q_of_code(agent, code, action, policy.spec.frames).sum(), code)
+    sensitivity = slope.abs().mean(0) * code.detach().std(0)
+    premise = {
+        "delta_q": delta_q(_numpy(q), _numpy(q_elsewhere)),
+        "delta_pi": float(np.linalg.norm(_numpy(action) - _numpy(changed), axis=1).mean()),
+    }
+    return premise, _numpy(sensitivity)
+
+
+def q_of_code(agent: SAC, code: Float[Tensor, "n l"], action: Float[Tensor, "n a"], frames: int) -> Float[Tensor, " n"]:
+    """Return Q of stacks whose frames all have this code, as `agent.latents` gives it."""
+    if isinstance(agent, ALDA | DARLA):
+        one_image = isinstance(agent, ALDA) and agent.representation.frames_per_image > 1
+        codes = code[:, None].expand(-1, 1 if one_image else frames, -1)
+        return agent.critic(agent.representation.history(codes), action).amin(0)
+    joined = torch.cat([code, action], dim=-1)
+    return torch.stack([q(joined).squeeze(-1) for q in agent.critic.q]).amin(0)
+
+
+def delta_q(q: Float[np.ndarray, " n"], elsewhere: Float[np.ndarray, " n"]) -> float:
+    """Return mean |Q(s, e, a) - Q(s, e', a)| in standard deviations of Q over states, at most 100.
+
+    elsewhere: Q under another nuisance, drawn anew for each state, so that the covariance of both is the variance due
+    to the state. Raises UserError where Q is constant.
+    """
+    if np.ptp(q) == 0:
+        raise UserError("Q has the same value everywhere, so its invariance means nothing: train for longer")
+    shared, change = float(np.cov(q, elsewhere, ddof=0)[0, 1]), float(np.abs(q - elsewhere).mean())
+    return min(100.0, change / max(shared, 1e-30) ** 0.5)
+
+
+def weighted(t1: Float[np.ndarray, " k"], sensitivity: Float[np.ndarray, " k"]) -> float:
+    """Return the mean of t1 over latents, weighted by sensitivity. Raises UserError where Q is sensitive to none."""
+    if sensitivity.sum() <= 0:
+        raise UserError("Q is sensitive to no latent, so there is nothing to weight by: train for longer")
+    return float(np.average(t1, weights=sensitivity))
 
 
 def measure(
@@ -48,30 +137,15 @@ def measure(
     seed: int = 0,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Everything about n samples, ready for JSON: settings, tables with one entry a latent, and a summary.
+    """Return the conclusion on n samples, ready for JSON: settings, tables with one entry a latent, and a summary.
 
-    task, nuisance: sources, independent of each other by construction. latents: codebook indices (integers), or
-    continuous values, which are put into 20 bins of equal frequency. estimates: of the same sources, as from `probe`;
-    they get tables of their own, in units of the sources' standard deviations, so that an estimate without information
-    weighs little in t1. sensitivity: mean |dQ/dz_k|.
+    task, nuisance: sources that were drawn independently. latents: codebook indices (integers), or floats, which are
+    put into 20 bins. estimates: of the same sources, as from `estimate_sources`; they get tables of their own, in units
+    of the sources' deviations, so that an estimate without information weighs little in t1.
 
-    Tables t1, t2 and cmi hold, by latent, the largest and the mean over pairs of sources, the mean of each under the
-    null, and the excess over it; of the largest also the z-score and the permutation p value, which ends at
-    1 / (permutations + 1): too coarse to be corrected for dozens of latents. p_holm is therefore Holm's correction of p
-    values among the z-scores of all latents' nulls together, whose shapes are taken to be alike. `rejected` are the
-    latents that t2 rejects at 0.05, `dependent` those that cmi rejects: two families, each corrected by itself.
-
-    Raises UserError for a constant source, for values that are not finite, for fewer than 20 permutations (the
-    corrected p value of one latent could not reach 0.05) and where no bin of a latent has 5 samples.
+    Tables: see `against_null`. rejected: latents that t2 rejects at 0.05; dependent: those that cmi rejects; each
+    family is corrected by itself. Raises UserError for a constant source, and where no bin of a latent has 5 samples.
     """
-    if permutations < LEAST_PERMUTATIONS:
-        raise UserError(f"{permutations} permutations cannot reject anything: take {LEAST_PERMUTATIONS} or more")
-    given = {"task sources": task, "nuisance sources": nuisance, "latents": latents}
-    if estimates:
-        given |= {"task estimates": estimates[0], "nuisance estimates": estimates[1]}
-    for name, values in given.items():
-        if not np.isfinite(values).all():
-            raise UserError(f"{name} are not all finite: leave out the samples that are not")
     task_scale, nuisance_scale = _scale(task, "task"), _scale(nuisance, "nuisance")
     bins = [bin_latent(latent) for latent in latents.T]
 
@@ -79,16 +153,17 @@ def measure(
         found = []
         for k, ids in enumerate(bins):
             progress(f"{what}: latent {k + 1} of {len(bins)}")
-            found.append(dependence(left, right, ids, permutations=permutations, seed=(seed, k)))
+            scaled = left / task_scale, right / nuisance_scale
+            found.append(dependence(*scaled, ids, permutations=permutations, seed=(seed, k)))
         return found
 
-    found = dependences(task / task_scale, nuisance / nuisance_scale, "sources")
-    statistics, of_estimates = _tables(found), None
-    if estimates:
-        of_estimates = _tables(dependences(estimates[0] / task_scale, estimates[1] / nuisance_scale, "estimates"))
+    def rejected(statistic: str) -> list[int]:
+        return [k for k, p in enumerate(statistics[statistic]["p_holm"]) if p <= LEVEL]
+
+    found = dependences(task, nuisance, "sources")
+    statistics = _tables(found)
     strongest = [np.unravel_index(latent.pairs[0].argmax(), latent.pairs[0].shape) for latent in found]
-    mixing = [mixing_index(task, nuisance, ids) for ids in bins]
-    left_out = [latent.left_out for latent in found]
+    mixing, left_out = [mixing_index(task, nuisance, ids) for ids in bins], [latent.left_out for latent in found]
     excess = np.array(statistics["t1"]["largest_excess"])
     return {
         "samples": len(task),
@@ -102,10 +177,10 @@ def measure(
             "strongest": [[int(i), int(j)] for i, j in strongest],
             **statistics,
         },
-        "estimates": of_estimates,
+        "estimates": _tables(dependences(*estimates, "estimates")) if estimates else None,
         "summary": {
-            "rejected": _rejected(statistics["t2"]),
-            "dependent": _rejected(statistics["cmi"]),
+            "rejected": rejected("t2"),
+            "dependent": rejected("cmi"),
             "t1_excess": float(excess.mean()),
             "t1_excess_largest": float(excess.max()),
             "t1_excess_weighted": None if sensitivity is None else weighted(excess, sensitivity),
@@ -115,18 +190,13 @@ def measure(
     }
 
 
-@dataclass(frozen=True)
-class Dependence:
-    """What the bins of one latent say about each pair of sources."""
+class Dependence(NamedTuple):
+    """Dependence of each pair of sources given the bins of one latent."""
 
-    pairs: Float[np.ndarray, "3 d e"]
-    """t1, t2, cmi."""
-    null: Float[np.ndarray, "p 3 2"]
-    """Their largest and mean over pairs, by permutation."""
-    bins: int
-    """Bins that were large enough."""
-    left_out: float
-    """Share of samples in those that were not."""
+    pairs: Float[np.ndarray, "3 d e"]  # t1, t2, cmi
+    null: Float[np.ndarray, "p 3 2"]  # their largest and mean over pairs, by permutation
+    bins: int  # that were large enough
+    left_out: float  # share of samples in those that were not
 
 
 def dependence(
@@ -137,12 +207,11 @@ def dependence(
     permutations: int = 100,
     seed: int | tuple[int, ...] = 0,
 ) -> Dependence:
-    """t1, t2 and cmi of sources given one latent's bins, and their null.
+    """Return t1, t2 and cmi of standardised sources given one latent's bins, and their null.
 
-    task, nuisance: in units of their standard deviations. Bins of fewer than 5 samples are left out; the others count
-    by their samples. The null shuffles whole rows of nuisance sources inside the bins. For cmi a source has 5 levels
-    of equal frequency inside each bin: a lower bound, coarser than the sources, whose plug-in estimate is biased
-    upwards by about 16 / (2 n_b) nats; the null has the same bias. Raises UserError where no bin is large enough.
+    Bins of fewer than 5 samples are left out; the others count by their samples. The null shuffles whole rows of
+    nuisance sources inside the bins. For cmi a source has 5 levels of equal frequency inside each bin; the plug-in
+    estimate is biased upwards by 16 / (2 n_b) nats, as is its null. Raises UserError where no bin is large enough.
     """
     ids, sizes = np.unique(bins, return_inverse=True, return_counts=True)[1:]
     order = np.argsort(ids, kind="stable")
@@ -150,65 +219,71 @@ def dependence(
     kept = sizes[sizes >= SMALLEST_BIN]
     if not len(kept):
         raise UserError(f"no bin of a latent has {SMALLEST_BIN} of the {len(bins)} samples: collect more")
-    within = _Within(task[order], nuisance[order], kept)
+    statistics = _statistics_within(kept, task[order], nuisance[order])
     rng = np.random.default_rng(seed)
-    shuffled = [within.statistics(shuffle_within(ids[order], rng)) for _ in range(permutations)]
-    null = [np.stack([pairs.max((1, 2)), pairs.mean((1, 2))], axis=-1) for pairs in shuffled]
+    shuffled = [statistics(shuffle_within(ids[order], rng)) for _ in range(permutations)]
     return Dependence(
-        pairs=within.statistics(np.arange(len(order))),
-        null=np.stack(null),
+        pairs=statistics(np.arange(len(order))),
+        null=np.stack([np.stack([pairs.max((1, 2)), pairs.mean((1, 2))], axis=-1) for pairs in shuffled]),
         bins=len(kept),
         left_out=1 - len(order) / len(bins),
     )
 
 
 def shuffle_within(bins: Integer[np.ndarray, " n"], rng: np.random.Generator) -> Integer[np.ndarray, " n"]:
-    """A random order of samples, each in the place of one of its own bin. bins: ascending."""
+    """Return a random order of samples, each in the place of one of its own bin. bins: ascending."""
     return np.argsort(bins + rng.random(len(bins)))
 
 
-class _Within:
-    """Samples bin by bin, ready for sums over each bin of products of a task and a nuisance column."""
+def _statistics_within(
+    sizes: Integer[np.ndarray, " b"], task: np.ndarray, nuisance: np.ndarray
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function from an order of nuisance sources to t1, t2, cmi [3, D, E]. Samples lie bin by bin."""
+    ends, sizes = np.cumsum(sizes)[:-1], sizes[:, None, None]
 
-    def __init__(self, task: np.ndarray, nuisance: np.ndarray, sizes: np.ndarray) -> None:
-        ends = np.cumsum(sizes)
-        self.slices = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-        self.sizes = sizes[:, None, None]
-        self.task, task_variance, self.task_levels = self._prepare(task)
-        self.nuisance, nuisance_variance, self.nuisance_levels = self._prepare(nuisance)
-        product = task_variance[:, :, None] * nuisance_variance[:, None, :]  # [B, D, E]
-        self.variances = np.where(product > ROUNDING, product, np.inf)  # what is constant correlates with nothing
-
-    def _prepare(self, sources: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Centred sources [N, S], their variances [B, S] and their levels, one-hot [N, S*L]; all inside the bins."""
-        parts = [sources[part].astype(np.float64) for part in self.slices]
+    def prepare(sources: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return centred sources [N, S], their variances [B, S] and their levels, one-hot [N, S*L]; all by bin."""
+        parts = np.split(sources.astype(np.float64), ends)
+        levels = np.concatenate([discretise(part, LEVELS) for part in parts])
+        one_hot = np.eye(LEVELS, dtype=np.float32)[levels]  # counts below 2^24 are exact in single precision
         centred = np.concatenate([part - part.mean(0) for part in parts])
-        levels = np.concatenate([_levels(part, LEVELS) for part in parts])
-        # counts below 2^24 are exact in single precision
-        one_hot = np.eye(LEVELS, dtype=np.float32)[levels].reshape(len(sources), -1)
-        return centred, np.stack([part.var(0) for part in parts]), one_hot
+        return centred, np.stack([part.var(0) for part in parts]), one_hot.reshape(len(sources), -1)
 
-    def statistics(self, order: np.ndarray) -> np.ndarray:
-        """t1, t2, cmi [3, D, E] with the nuisance sources in another order."""
-        covariance = self._products(self.task, self.nuisance[order]) / self.sizes
-        counts = self._products(self.task_levels, self.nuisance_levels[order]).astype(np.float64)
-        tables = counts.reshape(-1, self.task.shape[1], LEVELS, self.nuisance.shape[1], LEVELS).swapaxes(2, 3)
-        by_bin = np.stack([np.abs(covariance), covariance**2 / self.variances, _information(tables)])
-        return (by_bin * self.sizes).sum(1) / self.sizes.sum()
+    def products(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        return np.stack([a.T @ b for a, b in zip(np.split(left, ends), np.split(right, ends), strict=True)])
 
-    def _products(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        return np.stack([left[part].T @ right[part] for part in self.slices])
+    (left, left_variance, left_levels), (right, right_variance, right_levels) = prepare(task), prepare(nuisance)
+    variances = left_variance[:, :, None] * right_variance[:, None, :]  # [B, D, E]
+    variances = np.where(variances > ROUNDING, variances, np.inf)  # what is constant correlates with nothing
+
+    def statistics(order: np.ndarray) -> np.ndarray:
+        covariance = products(left, right[order]) / sizes
+        counts = products(left_levels, right_levels[order]).astype(np.float64)
+        tables = counts.reshape(-1, left.shape[1], LEVELS, right.shape[1], LEVELS).swapaxes(2, 3)
+        by_bin = np.stack([np.abs(covariance), covariance**2 / variances, _information(tables)])
+        return (by_bin * sizes).sum(1) / sizes.sum()
+
+    return statistics
+
+
+def _information(counts: np.ndarray) -> np.ndarray:
+    """Return plug-in mutual information in nats of contingency tables [..., A, B]."""
+    joint, rows, columns, total = counts, counts.sum(-1), counts.sum(-2), counts.sum((-2, -1))
+    apart = xlogy(rows, rows).sum(-1) + xlogy(columns, columns).sum(-1)
+    return (xlogy(joint, joint).sum((-2, -1)) - apart + xlogy(total, total)) / total
 
 
 def against_null(pairs: Float[np.ndarray, "k d e"], null: Float[np.ndarray, "k p 2"]) -> dict[str, list[float]]:
-    """One statistic of every latent beside its null, as `measure` describes it."""
+    """Return, by latent, the largest and mean statistic over pairs of sources, their null means, and the excess.
+
+    Of the largest also the z-score and the permutation p value, which is at least 1 / (permutations + 1): too coarse to
+    be corrected for dozens of latents. p_holm is therefore Holm's correction of p values among the z-scores of all
+    latents' nulls together, whose shapes are taken to be alike.
+    """
     largest, mean = pairs.max((1, 2)), pairs.mean((1, 2))
     largest_null, mean_null = null.mean(1).T
     spread = null[..., 0].std(1, ddof=1)
     spread = np.where(spread > ROUNDING, spread, np.inf)  # a statistic that cannot vary says nothing: z = 0
-    z = (largest - largest_null) / spread
-    p = (1 + (null[..., 0] >= largest[:, None] - ROUNDING).sum(1)) / (1 + null.shape[1])
-    pooled = _pooled(np.concatenate([null[..., 0], largest[:, None]], axis=1))
     columns = {
         "largest": largest,
         "largest_null": largest_null,
@@ -216,15 +291,15 @@ def against_null(pairs: Float[np.ndarray, "k d e"], null: Float[np.ndarray, "k p
         "mean": mean,
         "mean_null": mean_null,
         "mean_excess": mean - mean_null,
-        "z": z,
-        "p": p,
-        "p_holm": holm(pooled),
+        "z": (largest - largest_null) / spread,
+        "p": (1 + (null[..., 0] >= largest[:, None] - ROUNDING).sum(1)) / (1 + null.shape[1]),
+        "p_holm": holm(_pooled(np.concatenate([null[..., 0], largest[:, None]], axis=1))),
     }
     return {name: column.tolist() for name, column in columns.items()}
 
 
 def _pooled(values: Float[np.ndarray, "k p1"]) -> Float[np.ndarray, " k"]:
-    """P values of the last column among the others of all rows, each row in units of its own spread.
+    """Return p values of the last column among the others of all rows, each row in units of its own spread.
 
     Mean and spread are taken with the last value among the rest: only then is it, under the null, one of them.
     """
@@ -235,7 +310,7 @@ def _pooled(values: Float[np.ndarray, "k p1"]) -> Float[np.ndarray, " k"]:
 
 
 def holm(p: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
-    """P values that may be compared with a familywise level (Holm, 1979)."""
+    """Return p values that may be compared with a familywise level (Holm, 1979)."""
     order = np.argsort(p)
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     adjusted = np.empty_like(p)
@@ -244,85 +319,23 @@ def holm(p: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
 
 
 def bin_latent(latent: Real[np.ndarray, " n"]) -> Integer[np.ndarray, " n"]:
-    """Bins of one latent: a codebook index is its own; a continuous value gets one of 20 of equal frequency.
-
-    Equal values share a bin, so there may be fewer than 20; few of the lowest values share one with the next.
-    """
-    return latent if np.issubdtype(latent.dtype, np.integer) else _levels(latent[:, None], LATENT_BINS)[:, 0]
+    """Return bins of one latent: a codebook index is its own; a continuous value gets one of 20 of equal frequency."""
+    return latent if np.issubdtype(latent.dtype, np.integer) else discretise(latent, LATENT_BINS)
 
 
 def mixing_index(
     task: Float[np.ndarray, "n d"], nuisance: Float[np.ndarray, "n e"], bins: Integer[np.ndarray, " n"]
 ) -> float:
-    """The smaller of what a latent says about its best task source and its best nuisance source, from 0 to 1.
+    """Return the smaller of the shares I(s; z_k) / H(s) of a latent's best task and best nuisance source, in 20 bins.
 
-    Both are I(s; z_k) / H(s), plug-in, of sources in 20 bins of equal frequency: pure latents stand at the bias of the
-    estimate, about 19 (bins - 1) / (2 n H(s)).
+    Both are plug-in estimates: a pure latent has their bias, about 19 (bins - 1) / (2 n H(s)).
     """
-
-    def binned(sources: np.ndarray) -> list[np.ndarray]:
-        return [discretise(column, LATENT_BINS) for column in sources.T]
-
-    return min(
-        max(mutual_information(labels, bins) / entropy(labels) for labels in binned(sources))
-        for sources in (task, nuisance)
-    )
-
-
-def probe(
-    latents: Real[np.ndarray, "n k"], sources: Float[np.ndarray, "n s"], *, penalty: float = 1.0, seed: int = 0
-) -> tuple[Float[np.ndarray, "n s"], Float[np.ndarray, " s"]]:
-    """Estimates of sources from all latents, and the R^2 of each: ridge regression, each half predicted by the other.
-
-    Integers are codebook indices and enter one-hot; continuous latents are standardised. penalty: of squared weights.
-
-    Estimates of different sources read the same latents. What one latent's noise adds to two estimates they share, and
-    every probe has small weights on latents that are not its own: estimates covary given z_k even where each latent is
-    pure, and the null, which shuffles that away too, does not hold it back. So judge estimates by t1, not by p. Raises
-    UserError for a constant source.
-    """
-    integers = np.issubdtype(latents.dtype, np.integer)
-    inputs = np.concatenate([_one_hot(latent) for latent in latents.T], axis=1) if integers else latents.astype(float)
-    halves = np.array_split(np.random.default_rng(seed).permutation(len(latents)), 2)
-    estimates = np.empty(sources.shape)
-    for fit, held_out in (halves, halves[::-1]):
-        mean, spread = inputs[fit].mean(0), 1.0 if integers else inputs[fit].std(0)
-        x, y = (inputs - mean) / np.where(spread > 0, spread, 1), sources[fit] - sources[fit].mean(0)
-        weights = np.linalg.solve(x[fit].T @ x[fit] + penalty * np.eye(x.shape[1]), x[fit].T @ y)
-        estimates[held_out] = x[held_out] @ weights + sources[fit].mean(0)
-    return estimates, 1 - ((sources - estimates) ** 2).mean(0) / _scale(sources, "probed") ** 2
-
-
-def delta_q(q: Float[np.ndarray, " n"], elsewhere: Float[np.ndarray, " n"]) -> float:
-    """The premise of the theorem: mean |Q(s, e, a) - Q(s, e', a)| in standard deviations of Q over states alone.
-
-    elsewhere: values of the same states and actions under another nuisance, drawn anew for each; the covariance of both
-    is then the variance that is due to the state. It ends at 100 where that is nothing. Raises UserError where Q is
-    constant.
-    """
-    if np.ptp(q) == 0:
-        raise UserError("Q has the same value everywhere, so its invariance means nothing: train for longer")
-    shared, change = float(np.cov(q, elsewhere, ddof=0)[0, 1]), float(np.abs(q - elsewhere).mean())
-    return min(100.0, change / max(shared, 1e-30) ** 0.5)
-
-
-def delta_pi(actions: Float[np.ndarray, "n a"], elsewhere: Float[np.ndarray, "n a"]) -> float:
-    """The same of the policy: mean Euclidean distance of the mean actions, whose every entry is in [-1, 1]."""
-    return float(np.linalg.norm(actions - elsewhere, axis=1).mean())
-
-
-def weighted(t1: Float[np.ndarray, " k"], sensitivity: Float[np.ndarray, " k"]) -> float:
-    """The mean of t1 over latents, by how much Q listens to each: low delta_q predicts that it is low.
-
-    sensitivity: mean |dQ/dz_k|, times the standard deviation of z_k where the scales of latents differ. Raises
-    UserError where Q listens to none.
-    """
-    if sensitivity.sum() <= 0:
-        raise UserError("Q is sensitive to no latent, so there is nothing to weight by: train for longer")
-    return float(np.average(t1, weights=sensitivity))
+    labels = (discretise(sources, LATENT_BINS).T for sources in (task, nuisance))
+    return min(max(mutual_information(source, bins) / entropy(source) for source in kind) for kind in labels)
 
 
 def _scale(sources: np.ndarray, kind: str) -> np.ndarray:
+    """Return the standard deviations of sources. Raises UserError for a constant one."""
     constant = np.flatnonzero(np.ptp(sources, axis=0) == 0)
     if len(constant):
         raise UserError(f"{kind} sources {constant.tolist()} are constant: leave them out, or vary them")
@@ -334,26 +347,48 @@ def _tables(found: list[Dependence]) -> dict[str, dict[str, list[float]]]:
     return {name: against_null(pairs[:, s], null[:, :, s]) for s, name in enumerate(("t1", "t2", "cmi"))}
 
 
-def _rejected(statistic: dict[str, list[float]]) -> list[int]:
-    return [k for k, p in enumerate(statistic["p_holm"]) if p <= LEVEL]
+def _numpy(x: Tensor) -> np.ndarray:
+    return x.detach().cpu().double().numpy()
 
 
-def _levels(values: np.ndarray, count: int) -> np.ndarray:
-    """Columns [N, S] as integers below `count` of equal frequency; equal values are never split."""
-    edges = np.quantile(values, np.arange(1, count) / count, axis=0)
-    return (values > edges[:, None]).sum(0)
+def summarise(result: dict[str, Any]) -> dict[str, Any]:
+    """Return one line of a comparison of runs."""
+    summary = result["summary"]
+    shown = ("t1_excess_weighted", "t1_excess", "t1_excess_largest", "mixing")
+    return {
+        **{name: result[name] for name in ("run", "method", "name")},
+        **{name: rounded(value) for name, value in result["premise"].items()},
+        "latents": len(result["sensitivity"]),
+        "rejected": len(summary["rejected"]),
+        **{name: rounded(summary[name]) for name in shown},
+    }
 
 
-def _one_hot(labels: np.ndarray) -> np.ndarray:
-    return (labels[:, None] == np.unique(labels)).astype(float)
-
-
-def _information(counts: np.ndarray) -> np.ndarray:
-    """Plug-in mutual information in nats of contingency tables [..., A, B]."""
-    total, rows, columns = counts.sum((-2, -1)), counts.sum(-1), counts.sum(-2)
-    joint, apart = _n_log_n(counts).sum((-2, -1)), _n_log_n(rows).sum(-1) + _n_log_n(columns).sum(-1)
-    return np.asarray((joint - apart + _n_log_n(total)) / total)
-
-
-def _n_log_n(counts: Any) -> np.ndarray:
-    return np.asarray(counts * np.log(np.maximum(counts, 1)))
+def draw_theorem(results: list[dict[str, Any]]) -> Any:
+    """Draw T1 of each run's latents beside its null, and the conclusion of all runs over their premise."""
+    figure = new_figure(12.0, 3 + 2.2 * len(results))
+    top = 1.05 * max(0.1, *(max(result["latents"]["t1"]["largest"]) for result in results))
+    grid = figure.add_gridspec(len(results), 3)
+    premise = figure.add_subplot(grid[:, 2])
+    for row, result in enumerate(results):
+        axes, t1 = figure.add_subplot(grid[row, :2]), result["latents"]["t1"]
+        name, rejected = f"{result['method']} {result['name']}", result["summary"]["rejected"]
+        place = np.arange(len(t1["largest"]))
+        axes.bar(place, t1["largest"], color=["tab:red" if k in rejected else "tab:blue" for k in place])
+        axes.hlines(t1["largest_null"], place - 0.4, place + 0.4, color="black", linewidth=1)
+        title = f"{name}: {len(rejected)} of {len(place)} latents mix (red), line: null"
+        axes.set(title=title, ylabel="T1, largest pair", ylim=(0, top))
+        if row == len(results) - 1:
+            axes.set_xlabel("latent")
+        x, y = result["premise"]["delta_q"], result["summary"]["t1_excess_weighted"]
+        premise.scatter([x], [y], color="black")
+        premise.annotate(f" {name}", (x, y), fontsize=8)
+    premise.set(
+        title="predicted: small delta Q, small T1",
+        xlabel="delta Q, in s.d. of Q (premise)",
+        ylabel="T1 less null, weighted by sensitivity (conclusion)",
+    )
+    premise.set_xscale("symlog", linthresh=0.1)  # it may be 0
+    premise.margins(0.3)
+    premise.set_xlim(left=0)
+    return figure
