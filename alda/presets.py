@@ -3,6 +3,7 @@ published at another image size or action repeat, and a laptop size of every met
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -31,6 +32,14 @@ def presets() -> dict[str, Preset]:
     }
     variants = {name: Preset(words, replace(config, name=name)) for name, (words, config) in _VARIANTS.items()}
     return methods | variants | {f"{name}_laptop": _laptop(f"{name}_laptop", agent) for name, agent in _LAPTOP.items()}
+
+
+def parse(words: Sequence[str]) -> Config:
+    """Return the config of the words of `alda train`; for wrong ones or --help, print what to say and exit."""
+    import tyro
+
+    choices = {name: (preset.description, preset.config) for name, preset in presets().items()}
+    return tyro.extras.overridable_config_cli(choices, prog="alda train", args=list(words))
 
 
 def _laptop(name: str, agent: AgentConfig) -> Preset:

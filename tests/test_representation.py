@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,14 +12,14 @@ from test_cli import run
 from torch import nn
 
 from alda.agents.alda import ALDA, ALDAConfig
+from alda.analysis.representation.autoencoder import information, learn, measure, r2_of_joints
+from alda.analysis.representation.dataset import Dataset
+from alda.analysis.representation.summary import contrast, contrasts, estimate, group_results, tables, write_summary
 from alda.errors import UserError
 from alda.latents import LATENTS
-from alda.representation.autoencoder import learn
-from alda.representation.material import Material
-from alda.representation.numbers import information, measure, told_of_joints
-from alda.representation.summary import Contrast, contrast, contrasts, estimate, read_results, summarise
 from alda.types import EnvSpec
 
+RESULTS = Path(__file__).parents[1] / "results" / "representation"
 SIDE = 32
 
 
@@ -50,7 +50,7 @@ def reading(latent):
 
 @pytest.fixture(scope="module")
 def known():
-    """Codes in [-0.95, 0.95], of which the first four are the joints. Worlds: the same; the first four moved out of the
+    """Codes in [-0.95, 0.95], of which the first four are the joints. Shifts: the same; the first four moved out of the
     range by 1, on the side where they are; turned round."""
     generator = torch.Generator().manual_seed(0)
     learned, held_out = (torch.rand(n, 12, generator=generator) * 1.9 - 0.95 for n in (500, 200))
@@ -59,7 +59,7 @@ def known():
     out[:, :4] += held_out[:, :4].sign()
     worlds = [held_out, held_out, out, -held_out]
     sample = torch.rand(400, 12, generator=generator) * 1.9 - 0.95
-    return Material(
+    return Dataset(
         frame=written(learned),
         joints=learned[:, :4],
         twin=torch.stack([written(code) for code in worlds]),
@@ -108,11 +108,11 @@ def test_known_codes_get_known_numbers(known, latent):
 def test_of_a_joint_that_turns_the_point_on_the_circle_is_told():
     truth = np.array([[1.0, 0.0, 1.0], [3.0, 1.0, 0.0], [5.0, 0.0, -1.0], [7.0, -1.0, 0.0]])  # slides; sine, cosine
     guess = truth.mean(0) * np.ones((4, 1))
-    np.testing.assert_allclose(told_of_joints(truth, truth, 1), [1, 1])
-    np.testing.assert_allclose(told_of_joints(truth, guess, 1), [0, 0])
+    np.testing.assert_allclose(r2_of_joints(truth, truth, 1), [1, 1])
+    np.testing.assert_allclose(r2_of_joints(truth, guess, 1), [0, 0])
     guess[:, 1] = truth[:, 1]  # half of the circle's variance
-    np.testing.assert_allclose(told_of_joints(truth, guess, 1), [0, 0.5])
-    np.testing.assert_allclose(told_of_joints(truth, -truth, 0)[1:], [-3, -3])
+    np.testing.assert_allclose(r2_of_joints(truth, guess, 1), [0, 0.5])
+    np.testing.assert_allclose(r2_of_joints(truth, -truth, 0)[1:], [-3, -3])
 
 
 def test_information_of_codes_that_are_the_sources_and_of_noise():
@@ -140,21 +140,26 @@ def test_intervals_are_students():
 
 
 def test_contrasts_are_taken_seed_by_seed():
-    def result(after, before):
-        return {"worlds": {"w": {"distance": {"before": before, "after": after}}}}
+    def result(seed, after, before):
+        return {"seed": seed, "worlds": {"w": {"distance": {"before": before, "after": after}}}}
 
     left, right = ("associative", "instance"), ("identity", "none")
-    group = {left: {0: result(1.0, 9.0), 1: result(4.0, 8.0)}, right: {1: result(6.0, 6.5), 2: result(7.0, 7.5)}}
-    found = contrast(group, Contrast("", (left, "after"), (right, "before")), "w", "distance")
-    assert found.values == [4.0 - 6.5]
-    same = contrast(group, Contrast("", (left, "after"), (left, "before")), "w", "distance")
+    group = {left: [result(0, 1.0, 9.0), result(1, 4.0, 8.0)], right: [result(1, 6.0, 6.5), result(2, 7.0, 7.5)]}
+    assert contrast(group, (left, "after"), (right, "before"), "w", "distance").values == [4.0 - 6.5]
+    same = contrast(group, (left, "after"), (left, "before"), "w", "distance")
     assert same.values == [-8.0, -4.0]
     assert same.words(1) == "-6.0 ± 25.4"  # 12.706 of Student's times 2
-    group[left][0] = result(None, 9.0)  # a code that is the same in all states has no distances
-    assert contrast(group, Contrast("", (left, "after"), (left, "before")), "w", "distance").values == [-4.0]
-    assert contrast({left: group[left]}, Contrast("", (left, "after"), (right, "after")), "w", "distance") is None
-    every = list(contrasts(LATENTS))
-    assert len({which.name for which in every}) == len(every)
+    group[left][0] = result(0, None, 9.0)  # a code that is the same in all states has no distances
+    assert contrast(group, (left, "after"), (left, "before"), "w", "distance").values == [-4.0]
+    assert contrast({left: group[left]}, (left, "after"), (right, "after"), "w", "distance") is None
+    names = [name for name, *_ in contrasts(LATENTS)]
+    assert len(set(names)) == len(names)
+
+
+def test_the_published_tables_are_those_of_the_published_numbers():
+    results = json.loads((RESULTS / "summary.json").read_text())
+    lines = [line for task, rows in results.items() for line in [*tables(task, group_results(rows)), ""]]
+    assert "\n".join(lines) == (RESULTS / "summary.md").read_text()
 
 
 @pytest.mark.parametrize("latent", ["associative", pytest.param("identity", marks=pytest.mark.slow)])
@@ -163,11 +168,7 @@ def test_an_autoencoder_alone_learns_and_repeats_itself(latent):
     frame = torch.zeros(60, 3, SIDE, SIDE, dtype=torch.uint8)
     for image, place in zip(frame, torch.randint(0, SIDE - 8, (60, 2), generator=generator).tolist(), strict=True):
         image[:, place[0] : place[0] + 8, place[1] : place[1] + 8] = 200
-    counted = []
-    first, again = (
-        learn(config(latent=latent), frame, updates=60, seed=3, step=lambda: counted.append(1)) for _ in range(2)
-    )
-    assert len(counted) == 120
+    first, again = (learn(config(latent=latent), frame, updates=60, seed=3) for _ in range(2))
     for one, other in zip(first.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(one, other)
     untaught = learn(config(latent=latent), frame, updates=0, seed=3)
@@ -191,15 +192,15 @@ WORDS = "--frames 100 --states 40 --samples 200 --updates 4 --batch-size 4 --job
 
 @pytest.fixture(scope="module")
 def studied(trained, tmp_path_factory):
-    """A study of two latent models."""
+    """Return a study of two latent models: its folder, the words of its command, and what it said."""
     out = tmp_path_factory.mktemp("study") / "out"
     words = ["represent", trained("alda"), *WORDS.split(), "--norms", "instance", "--seeds", "0", "--out", out]
     first = run(*words, "--latents", "associative", "identity")
-    assert first.returncode == 0, first.stderr
+    assert first.returncode == 0, first.stdout + first.stderr
     return out, words, first.stdout
 
 
-def test_a_study_goes_on_where_it_ended(studied):
+def test_a_study_resumes_where_it_ended(studied):
     out, words, said = studied
     assert "difference, seed by seed" in said
     results = sorted(out.glob("cartpole_balance/*/s0.json"))
@@ -207,42 +208,40 @@ def test_a_study_goes_on_where_it_ended(studied):
     before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in results}
     results[0].unlink()
     again = run(*words, "--latents", "associative", "identity")
-    assert again.returncode == 0, again.stderr
+    assert again.returncode == 0, again.stdout + again.stderr
     assert results[1].stat().st_mtime_ns == before[results[1]][0]
     old, new = (json.loads(text) for text in (before[results[0]][1], results[0].read_bytes()))
     assert {**old, "seconds": 0} == {**new, "seconds": 0}  # from the same frames, the same numbers
-    assert set(read_results(out)["cartpole_balance"]) == {("associative", "instance"), ("identity", "instance")}
+    summary = json.loads((out / "summary.json").read_text())
+    kept = {name: value for name, value in new.items() if name not in ("machine", "settings", "task")}
+    assert summary["cartpole_balance"][0] == kept
     for name in ("cartpole_balance.png", "cartpole_balance_decoded.png"):
         with Image.open(out / name) as picture:
             assert min(picture.size) > 100
 
 
-def test_the_material_shows_the_same_states_in_both_worlds(studied):
-    material = Material.read(studied[0] / "cartpole_balance" / "material.safetensors")
-    assert material.frame.shape == (100, 3, SIDE, SIDE)
-    assert material.twin.shape == (2, 40, 3, SIDE, SIDE)
-    assert not torch.equal(*material.twin)
-    assert material.turns.tolist() == [False, True]
-    pose = material.pose(material.twin_joints)
+def test_the_frames_show_the_same_states_under_every_shift(studied):
+    data = Dataset.read(studied[0] / "cartpole_balance" / "material.safetensors")
+    assert data.frame.shape == (100, 3, SIDE, SIDE)
+    assert data.twin.shape == (2, 40, 3, SIDE, SIDE)
+    assert not torch.equal(*data.twin)
+    assert data.turns.tolist() == [False, True]
+    pose = data.pose(data.twin_joints)
     np.testing.assert_allclose(pose[:, 1] ** 2 + pose[:, 2] ** 2, 1, atol=1e-6)
-    assert material.sample_colors.min() >= 0
-    assert material.sample_colors.max() <= 1
+    assert 0 <= data.sample_colors.min() <= data.sample_colors.max() <= 1
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("--updates 5", "settings (settings.updates: 4 -> 5"),
+        ("--updates 5 --latents fsq", "settings (settings.updates: 4 -> 5"),  # of which there is none yet
         ("--samples 300", "settings (settings.samples: 200 -> 300"),
         ("--latents nonesuch", "unknown latent model 'nonesuch'"),
-        ("--norms instanc", "did you mean 'instance'?"),
         ("--seeds 0 0", "--seeds must be one or more, each once, not 0 0"),
-        ("--updates 5 --latents fsq", "settings (settings.updates: 4 -> 5"),  # of which there is none yet
         ("--seeds -1", "--seeds must be from 0 to 2^32 - 1, not -1"),
         ("--states 50", "--states must be a multiple of 40"),
         ("--shifts nonesuch", "unknown shift 'nonesuch'"),
         ("--batch-size 1", "--batch-size must be at least 2"),
-        ("--jobs 0", "--jobs must be at least 1"),
     ],
 )
 def test_what_cannot_work_is_refused_and_nothing_is_lost(studied, change, message):
@@ -254,15 +253,21 @@ def test_what_cannot_work_is_refused_and_nothing_is_lost(studied, change, messag
     assert {file: file.read_bytes() for file in out.rglob("*.json")} == before
 
 
-def test_results_on_frames_of_another_policy_are_refused(studied, tmp_path):
+def test_results_on_frames_of_another_policy_are_refused_and_damaged_ones_named(studied, tmp_path):
     out, words, _ = studied
     copy = tmp_path / "out"
     shutil.copytree(out, copy)
-    file = next(copy.glob("*/*/s0.json"))
-    file.write_text(json.dumps({**json.loads(file.read_text()), "policy": "another"}))
+    file = next(copy.glob("*/associative-instance/s0.json"))
+    whole = file.read_text()
+    file.write_text(json.dumps({**json.loads(whole), "policy": "another"}))
     result = run(*[copy if word == out else word for word in words])
     assert result.returncode == 2
     assert "(policy: another -> " in " ".join(result.stderr.split())
+    file.write_text(whole[:100])
+    with pytest.raises(UserError, match=r"s0\.json is damaged.*delete it"):
+        write_summary(copy)
+    with pytest.raises(UserError, match="holds no result"):
+        write_summary(tmp_path / "nothing")
 
 
 @pytest.mark.slow
@@ -273,53 +278,5 @@ def test_autoencoders_that_fail_are_named(studied, tmp_path):
     (copy / "cartpole_balance" / "material.safetensors").write_bytes(b"\x80\x04damaged")
     result = run(*[copy if word == out else word for word in words], "--latents", "identity")
     assert result.returncode == 1
-    assert "cartpole_balance/identity-instance/s0 failed" in " ".join(result.stderr.split())
-
-
-def test_a_study_needs_a_run(tmp_path):
-    result = run("represent", "--out", tmp_path / "out")
-    assert result.returncode == 2
-    assert "name at least one run directory" in result.stderr
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_damaged_result_is_named(studied, tmp_path):
-    out, *_ = studied
-    file = next(out.glob("*/*/s0.json"))
-    copy = tmp_path / file.relative_to(out)
-    copy.parent.mkdir(parents=True)
-    copy.write_text(file.read_text()[:100])
-    with pytest.raises(UserError, match=r"s0\.json is damaged.*delete it"):
-        summarise(tmp_path)
-    with pytest.raises(UserError, match="holds no result"):
-        summarise(tmp_path / "nothing")
-
-
-def test_tables_hold_every_variant_and_world(studied, capsys, tmp_path):
-    result = json.loads(next(studied[0].glob("*/associative-instance/s0.json")).read_text())
-    for (latent, norm), seed in product([("associative", "instance"), ("clamp", "layer")], (0, 1)):
-        file = tmp_path / "walker_walk" / f"{latent}-{norm}" / f"s{seed}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        worlds = {
-            "color_hard": {
-                **result["worlds"]["color_hard"],
-                "distance": {"before": 0.5, "clamped": 0.5, "after": 0.25 + seed},
-            }
-        }
-        file.write_text(
-            json.dumps(
-                {**result, "task": "walker_walk", "latent": latent, "norm": norm, "seed": seed, "worlds": worlds}
-            )
-        )
-    summarise(tmp_path)
-    text = (tmp_path / "summary.md").read_text()
-    assert text in capsys.readouterr().out
-    rows = [
-        line
-        for line in text.splitlines()
-        if line.startswith("| associative, instance | 0.50 ± 0.00 | 0.50 ± 0.00 | 0.75")
-    ]
-    assert len(rows) == 1
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert len(summary["walker_walk"]) == 4
-    assert "machine" not in summary["walker_walk"][0]
+    assert "cartpole_balance/identity-instance/s0: failed" in result.stdout
+    assert "material.safetensors is damaged" in " ".join(result.stdout.split())

@@ -1,186 +1,201 @@
-"""The scheduler: fills the slots of a backend with what is still to do, until all runs are finished or given up.
+"""The runner: fills the slots of a place with the commands of tasks, until all are finished or given up.
 
-A run waits, trains, is evaluated, and is finished. One that another process trains is in use, and waits for that. What
-died waits again, behind the others, as long as there are retries; then, or when refused as wrong input, it has failed.
+A task waits, runs its commands one after the other, and is finished. One that another process works on is in use and
+waits for that. A task that died waits behind the others as long as it has retries left; then, or when its input was
+refused, it has failed. Nothing about this is written down: a task tells what it is to do next from its own files.
 """
 
 import shlex
 import signal
+import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from alda.envs.vector import cause_of_death
 from alda.errors import UserError
-from alda.sweep.attempts import write_attempt
-from alda.sweep.backend import Backend, Job, Lost
-from alda.sweep.progress import Command, in_use, log_since, next_command, read_progress
-from alda.sweep.study_file import Study, StudyRun
 
-State = Literal["waiting", "in use", "training", "evaluating", "finished", "failed", "stopped"]
-_STATE_OF: dict[Command, State] = {"train": "training", "evaluate": "evaluating"}
+State = Literal["training", "evaluating", "failed", "in use", "waiting", "stopped", "finished"]
 _WRONG_INPUT = 2  # exit code, which no retry changes
-_STOPPED = (0, 128 + signal.SIGINT, -signal.SIGINT)  # how a command ends that was asked to
-_RECHECK_SECONDS = 5.0  # whether a run is still in use
+_STOPPED = (0, 128 + signal.SIGINT, -signal.SIGINT)  # exit codes of a command that was asked to stop
+_RECHECK_SECONDS = 5.0  # between looks whether a task is still in use
 _LAST_LINES = 5  # shown of a log
-_LOSSES = 10  # in a row, without a step further, until they count as a death
+
+
+class Task(ABC):
+    """Work that one command after the other completes."""
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """Return its name, for people."""
+
+    @property
+    @abstractmethod
+    def log(self) -> Path:
+        """Return the file for what its commands print."""
+
+    @abstractmethod
+    def next_command(self) -> list[str] | None:
+        """Return the words after `alda`; None when all is done. Raise UserError where files are of another task."""
+
+    def in_use(self) -> bool:
+        """Return whether a process outside this runner works on the task."""
+        return False
+
+    def progress(self) -> dict[str, str]:
+        """Return how far the task is, by columns of a table."""
+        return {}
+
+
+class Job(ABC):
+    """A command on its way."""
+
+    @abstractmethod
+    def poll(self) -> int | None:
+        """Return its exit code, negative for a signal; None while it runs. Never wait."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Ask it to save and end, as Ctrl-C does. Never wait."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End it and its children at once."""
+
+
+class Place(ABC):
+    """Slots for commands, which all end when the process that holds the place is gone.
+
+    jobs: number of slots, which may change. workers: processes that each may use for evaluations. about: both, with
+    reasons, for people.
+    """
+
+    jobs: int
+    workers: int
+    about: str
+
+    @abstractmethod
+    def start(self, words: Sequence[str], log: Path) -> Job:
+        """Run `alda WORDS` and append its output to the log. Raise OSError where that fails."""
 
 
 @dataclass
 class Entry:
-    """A run, and where it stands. command: that is on its way, or next. deaths: of its commands, in this sweep."""
+    """A task and where it stands. command: under way, or last. deaths: of its commands, in this runner."""
 
-    run: StudyRun
+    task: Task
     state: State = "waiting"
-    command: Command | None = "train"
+    command: list[str] | None = None
     deaths: int = 0
-    losses: int = 0
-    """In a row, of the nodes that it was on, without a step further."""
-    lost_at: int = -1
     reason: str = ""
     job: Job | None = None
-    placed: bool = False
-    """Whether the command has begun, or waits for room."""
-    began: float = 0.0
-    log_start: int = 0
-    """Where in the log the command begins."""
-    looked: float = float("-inf")
-    """When the run was last found in use."""
+    log_start: int = 0  # where in the log the command begins
+    looked: float = float("-inf")  # when the task was last found in use
 
 
 class Runner:
-    """Runs a study. commands: what each run is to do next, None where it is finished. say: takes a line about what
-    happened. watch: is called often, with all entries."""
+    """Runs tasks in a place. say: takes a line about what happened. watch: is called often, with all entries.
+
+    Raises UserError where a task finds files of another one.
+    """
 
     def __init__(
         self,
-        study: Study,
-        commands: Sequence[Command | None],
-        backend: Backend,
+        tasks: Sequence[Task],
+        place: Place,
         retries: int,
         say: Callable[[str], None],
         watch: Callable[[Sequence[Entry]], None] = lambda _: None,
     ) -> None:
-        self.study, self.backend, self.retries, self.say, self.watch = study, backend, retries, say, watch
-        self.entries = [
-            Entry(run, "waiting" if command else "finished", command)
-            for run, command in zip(study.runs, commands, strict=True)
-        ]
-        self.queue = [entry for entry in self.entries if entry.command]
+        self.place, self.retries, self.say, self.watch = place, retries, say, watch
+        self.entries = [Entry(task, "waiting" if task.next_command() else "finished") for task in tasks]
+        self.queue = [entry for entry in self.entries if entry.state == "waiting"]
         self.stopping = False
-        self.had_room = True
 
-    @property
-    def running(self) -> list[Entry]:
-        return [entry for entry in self.entries if entry.job]
+    def run(self, caught: Sequence[int], pause: float = 0.2) -> int:
+        """Run until nothing is left to do, or a signal was caught and every command has ended; return an exit code.
 
-    def go(self, caught: Sequence[int], pause: float = 0.2) -> None:
-        """Until nothing is left to do, or a signal was caught and every command has ended.
-
-        Where it fails, or a second signal comes, it kills them.
+        When this is interrupted, as by a second signal, it kills all commands.
         """
         try:
             while True:
-                for entry in self.running:
-                    self._look_at(entry)
+                running = [(entry, entry.job) for entry in self.entries if entry.job]
+                for entry, job in running:
+                    if (code := job.poll()) is not None:
+                        self._end(entry, code)
                 if caught and not self.stopping:
                     self._stop()
                 if not self.stopping:
                     self._fill()
-                with suppress(OSError):  # what cannot be looked at now may be later
+                with suppress(OSError):  # a table that cannot be made now may be later
                     self.watch(self.entries)
-                if not self.running and (self.stopping or not self.queue):
-                    return
+                if not self._running() and (self.stopping or not self.queue):
+                    break
                 time.sleep(pause)
         except BaseException:
-            for entry in self.running:
-                assert entry.job is not None
-                entry.job.kill()
+            for job in self._running():
+                job.kill()
             raise
+        if all(entry.state == "finished" for entry in self.entries):
+            return 0
+        return 128 + caught[0] if caught else 1
 
-    def _look_at(self, entry: Entry) -> None:
-        assert entry.job is not None
-        if not entry.placed and entry.job.placed:
-            entry.placed, entry.began = True, time.time()
-        try:
-            if (code := entry.job.poll()) is not None:
-                self._ended(entry, code)
-        except Lost as error:
-            self._lost(entry, str(error))
+    def _running(self) -> list[Job]:
+        return [entry.job for entry in self.entries if entry.job]
 
     def _fill(self) -> None:
         now = time.monotonic()
-        room = self.backend.jobs > 0
-        if self.queue and not room and self.had_room:
-            self.say("no node has room for a run: waiting for one")
-        self.had_room = room
         for entry in list(self.queue):
-            if len(self.running) >= self.backend.jobs:
+            if len(self._running()) >= self.place.jobs:
                 return
             if now - entry.looked > _RECHECK_SECONDS:
                 self._begin(entry)
 
-    def _begin(self, entry: Entry, after: Command | None = None) -> None:
-        """What is to do next in a run, if anything. after: what has just ended as if it were done."""
-        run = entry.run
+    def _begin(self, entry: Entry) -> None:
+        """Start the next command of a task, if any."""
+        task, before = entry.task, entry.command
         try:
-            entry.command = next_command(run)
+            entry.command = task.next_command()
             if entry.command is None:
                 self._settle(entry, "finished")
-            elif entry.command == after:
+            elif entry.state in ("training", "evaluating") and entry.command == before:
                 self._died(entry, "it ended without having finished")
-            elif entry.command == "train" and in_use(run.run_dir):
+            elif task.in_use():
                 self._wait_for(entry)
             else:
                 self._start(entry, entry.command)
-        except UserError as error:  # the run in the directory is another one
+        except UserError as error:  # the files are of another task
             self._settle(entry, "failed", str(error))
         except OSError as error:
             self._died(entry, str(error))
 
-    def _start(self, entry: Entry, command: Command) -> None:
-        run, workers = entry.run, self.backend.workers
-        words = run.train_words(workers) if command == "train" else run.evaluate_words(workers)
-        run.run_dir.mkdir(parents=True, exist_ok=True)
-        log = run.run_dir / "log.txt"
+    def _start(self, entry: Entry, words: list[str]) -> None:
+        log = entry.task.log
+        log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as file:
             entry.log_start = file.tell()
             file.write(f"$ alda {shlex.join(words)}\n")
-        entry.job, entry.began, entry.placed = self.backend.start(words, log), time.time(), False
-        self._settle(entry, _STATE_OF[command])
+        entry.job = self.place.start(words, log)
+        self._settle(entry, "evaluating" if words[0] == "evaluate" else "training")
 
-    def _ended(self, entry: Entry, code: int) -> None:
-        done, entry.job = entry.command, None
+    def _end(self, entry: Entry, code: int) -> None:
+        entry.job = None
         reason = "" if code == 0 else f"{cause_of_death(code)}{_last_words(entry)}"
-        self._record(entry, code, reason)
         if self.stopping and code in _STOPPED:
-            self._settle(entry, "finished" if _is_finished(entry.run) else "stopped")
-        elif code == _WRONG_INPUT and in_use(entry.run.run_dir):
+            self._settle(entry, "finished" if _is_finished(entry.task) else "stopped")
+        elif code == _WRONG_INPUT and entry.task.in_use():
             self._wait_for(entry)
         elif code == _WRONG_INPUT or (code and self.stopping):
             self._settle(entry, "failed", reason)
         elif code:
             self._died(entry, reason)
         else:
-            self._begin(entry, after=done)
-
-    def _lost(self, entry: Entry, reason: str) -> None:
-        """Its node is gone, which says nothing about the run: it is the next to begin elsewhere."""
-        entry.job = None
-        self._record(entry, None, reason)
-        if self.stopping:
-            self._settle(entry, "stopped", reason)
-            return
-        step = read_progress(entry.run.run_dir).step
-        entry.losses, entry.lost_at = (entry.losses + 1 if step == entry.lost_at else 1), step
-        if entry.losses == _LOSSES:
-            entry.losses = 0
-            self._died(entry, f"{reason}, {_LOSSES} times in a row")
-            return
-        self._settle(entry, "waiting", reason, "lost, goes on from its last checkpoint")
-        self.queue.insert(0, entry)
+            self._begin(entry)
 
     def _died(self, entry: Entry, reason: str) -> None:
         entry.deaths += 1
@@ -191,7 +206,7 @@ class Runner:
         self.queue.append(entry)
 
     def _wait_for(self, entry: Entry) -> None:
-        """Another process trains this run: it is left alone, and looked at again later."""
+        """Leave a task alone that another process works on, and look at it again later."""
         if entry.state != "in use":
             self._settle(entry, "in use", "", "in use by another process; waits for it")
             self.queue.append(entry)
@@ -201,33 +216,35 @@ class Runner:
         if entry in self.queue:
             self.queue.remove(entry)
         entry.state, entry.reason = state, reason
-        self.say(f"{entry.run.label}: {words or state}" + (f": {reason}" if reason else ""))
+        self.say(f"{entry.task.label}: {words or state}" + (f": {reason}" if reason else ""))
 
     def _stop(self) -> None:
         self.stopping = True
-        if self.running:
+        if running := self._running():
             self.say("stopping: every run saves a checkpoint; a second Ctrl-C kills them")
-        for entry in self.running:
-            assert entry.job is not None
-            entry.job.stop()
-
-    def _record(self, entry: Entry, code: int | None, reason: str) -> None:
-        times = {"began": round(entry.began, 1), "seconds": round(time.time() - entry.began, 1)}
-        what = {"run": entry.run.label, "command": entry.command}
-        try:
-            write_attempt(self.study.folder, **what, **times, code=code, reason=reason)
-        except OSError as error:
-            self.say(f"warning: no record of this attempt ({error})")
+            for job in running:
+                job.stop()
 
 
-def _is_finished(run: StudyRun) -> bool:
+def _is_finished(task: Task) -> bool:
     try:
-        return next_command(run) is None
-    except (UserError, OSError):  # as the next sweep will tell
+        return task.next_command() is None
+    except (UserError, OSError):  # as the next runner will tell
         return False
 
 
 def _last_words(entry: Entry) -> str:
-    lines = log_since(entry.run.run_dir, entry.log_start).splitlines()[1:]  # after the command itself
-    last = [line.strip() for line in lines if line.strip()][-_LAST_LINES:]
-    return f"; its last words: {' | '.join(last)}" if last else ""
+    try:
+        with entry.task.log.open("rb") as log:
+            log.seek(entry.log_start)
+            text = log.read().decode(errors="replace")
+    except OSError:
+        return ""
+    lines = [line.strip() for line in text.splitlines()[1:] if line.strip()][-_LAST_LINES:]  # without the command
+    return f"; its last words: {' | '.join(lines)}" if lines else ""
+
+
+def this_program() -> list[str]:
+    """Return how Python was called for this process, so that its children know what a user's program adds."""
+    main = sys.modules["__main__"]
+    return ["-m", main.__spec__.name] if main.__spec__ else [str(Path(str(main.__file__)).absolute())]

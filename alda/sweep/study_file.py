@@ -16,78 +16,51 @@ shifts = ["train", "color_hard"]
 episodes = 100
 """
 
+import io
 import itertools
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
-from alda.config import Config
+import cattrs
+
+from alda.config import Config, flat, to_json
 from alda.envs import check_shift
 from alda.envs.tasks import split_task, unknown
 from alda.errors import UserError
-from alda.presets import presets
-from alda.sweep.flags import check_flag, flags_in, parse_words, spoken, title_of
+from alda.presets import parse, presets
+from alda.sweep.study_run import Final, StudyRun, spoken
 
-_KEYS = ("what", "presets", "tasks", "seeds", "settings", "vary", "final")
-
-
-@dataclass(frozen=True)
-class Final:
-    """How a trained run is scored. Equal seeds give equal starting states for every method and world."""
-
-    shifts: tuple[str, ...]
-    episodes: int = 100
-    seed: int = 0
+_NAMES = {int: "whole number", str: "text in quotes"}
+_SET_BY_STUDY = {
+    "env.task": "`tasks` does",
+    "seed": "`seeds` does",
+    "seeds": "`seeds` does",
+    "name": "the preset and `vary` do",
+    "run-dir": "the study's name and --root do",
+}
 
 
 @dataclass(frozen=True)
-class StudyRun:
-    """A run of a study. config: as `alda train` understands the words, with what they leave open."""
+class StudyFile:
+    """The content of a study file. settings, vary: by flag, nested where the file writes agent.beta without quotes."""
 
-    words: tuple[str, ...]
-    config: Config
-    final: Final | None
-
-    @property
-    def run_dir(self) -> Path:
-        assert self.config.run_dir is not None
-        return self.config.run_dir
-
-    @property
-    def label(self) -> str:
-        """'walker_walk/alda/beta_10/s0'"""
-        return "/".join(self.run_dir.parts[-4:])
-
-    @property
-    def kind(self) -> str:
-        """Runs of a kind differ in task and seed, and learn at about the same pace: 'alda/beta_10'."""
-        return f"{self.config.method}/{self.config.name}"
-
-    @cached_property
-    def settled(self) -> Config:
-        """The config with everything decided."""
-        return self.config.resolved()
-
-    def train_words(self, workers: int) -> list[str]:
-        """`alda train` as it is called; workers play its evaluations, unless the study says how many do."""
-        own = ("--eval-workers", str(workers)) if self.config.eval_workers is None else ()
-        return ["train", *self.words, *own]
-
-    def evaluate_words(self, workers: int) -> list[str]:
-        """`alda evaluate` as it is called."""
-        assert self.final is not None
-        worlds = ("--shifts", *self.final.shifts)
-        numbers = ("--episodes", str(self.final.episodes), "--seed", str(self.final.seed), "--workers", str(workers))
-        return ["evaluate", str(self.run_dir), *worlds, *numbers]
+    presets: tuple[str, ...]
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    what: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    vary: dict[str, Any] = field(default_factory=dict)
+    final: Final | None = None
 
 
 @dataclass(frozen=True)
 class Study:
-    """what: it is about. folder: of all its runs. runs: the first seed of everything, then the next."""
+    """folder: of all runs. runs: the first seed of everything, then the next."""
 
     name: str
     what: str
@@ -96,154 +69,142 @@ class Study:
 
 
 def read_study(path: Path, root: Path = Path("runs")) -> Study:
-    """The study in a TOML file, with its runs in root/STUDY/TASK/METHOD/NAME/sSEED; STUDY is the file's name.
+    """Return the study in a TOML file, with its runs in root/STUDY/TASK/METHOD/NAME/sSEED; STUDY is the file's name.
 
-    Every combination of settings is read by the parser of `alda train`, and every config checked as there. Raises
-    UserError that names the file and the key for whatever is wrong: unknown keys, presets, tasks, worlds or settings,
-    values that a setting cannot have, empty lists and repetitions.
+    Every combination of settings is read by the parser of `alda train` and checked as there. Raises UserError that
+    names the file, and the key, of whatever is wrong.
     """
     with _at(str(path)):
         try:
-            content = tomllib.loads(path.read_text())
+            file = _converter().structure(tomllib.loads(path.read_text()), StudyFile)
         except FileNotFoundError:
             raise UserError("there is no such file") from None
+        except cattrs.BaseValidationError as error:
+            raise UserError("; ".join(cattrs.transform_error(error, "file", _say_what_is_wrong))) from None
         except (ValueError, OSError) as error:
             raise UserError(f"cannot be read as TOML: {error}") from error
-        return _study(content, path.stem, root)
+        return _study(file, path.stem, root)
 
 
-def _study(content: dict[str, Any], name: str, root: Path) -> Study:
-    _check_keys("", content, _KEYS)
-    names = _list(content, "presets", str)
-    tasks = _list(content, "tasks", str)
-    seeds = _list(content, "seeds", int)
-    settings, varied = _settings(content, "settings"), _settings(content, "vary")
-    for flag, values in varied.items():
-        with _at(f"vary.{flag}"):
-            _check_list(values, object)
-            if flag in settings:
-                raise UserError("is in [settings] as well")
-    variants = [dict(zip(varied, values, strict=True)) for values in itertools.product(*varied.values())]
-    what = content.get("what", "")
-    if not isinstance(what, str):
-        raise UserError("what: a sentence in quotes is wanted")
-    known = presets()
-    for preset in names:
-        if preset not in known:
-            raise UserError(f"presets: {unknown('preset', preset, known)}")
-        for flag in {**settings, **varied}:
-            with _at(f"{'vary' if flag in varied else 'settings'}.{flag}"):
-                check_flag(flag, preset, known[preset].config)
-    for task in tasks:
+def _study(file: StudyFile, name: str, root: Path) -> Study:
+    settings, varied = _flags(file.settings, "settings"), _flags(file.vary, "vary")
+    for key, values in (("presets", file.presets), ("tasks", file.tasks), ("seeds", file.seeds), *varied.items()):
+        key = f"vary.{key}" if key in varied else key
+        if not isinstance(values, list | tuple) or not values or any(values.count(value) > 1 for value in values):
+            raise UserError(f"{key}: a list of values, each once, is wanted, not {values!r}")
+    if twice := settings.keys() & varied.keys():
+        raise UserError(f"vary.{min(twice)}: is in [settings] as well")
+    for task in file.tasks:
         with _at("tasks"):
             split_task(task)
-    final = _final(content, tasks)
-
-    kinds = []
-    for preset, variant in itertools.product(names, variants):
-        called = ("--name", title_of(known[preset].config.name, variant)) if variant else ()
-        words = (preset, *called, *spoken({**settings, **variant}))
-        kinds.append((words, _parsed(words, settings, variant)))
+        with _at("final"):
+            for shift in file.final.shifts if file.final else ():
+                check_shift(shift, task)
+    if file.final and (file.final.episodes < 1 or file.final.seed < 0 or not file.final.shifts):
+        raise UserError("final: at least one of `shifts`, one of `episodes` and a seed from 0 on are wanted")
+    variants = [dict(zip(varied, values, strict=True)) for values in itertools.product(*varied.values())]
+    kinds = [_kind(preset, settings, variant) for preset, variant in itertools.product(file.presets, variants)]
     runs = []
-    for seed, task, (words, config) in itertools.product(seeds, tasks, kinds):
+    for seed, task, (words, config) in itertools.product(file.seeds, file.tasks, kinds):
         run_dir = root / name / task / config.method / config.name / f"s{seed}"
         mine = (words[0], "--env.task", task, "--seed", str(seed), *words[1:], "--run-dir", str(run_dir))
         config = replace(config, env=replace(config.env, task=task), seed=seed, run_dir=run_dir)
-        _check(config, varied)
-        runs.append(StudyRun(mine, config, final))
+        config.resolved()  # refuses what a run would refuse
+        runs.append(StudyRun(mine, config, file.final))
     if len({run.run_dir for run in runs}) < len(runs):
         raise UserError("vary: two of these runs would be called the same")
-    return Study(name, what, root / name, runs)
+    return Study(name, file.what, root / name, runs)
 
 
-def _parsed(words: Sequence[str], settings: dict[str, Any], variant: dict[str, Any]) -> Config:
-    """What `alda train` makes of these words. Raises UserError that names the setting, where one alone is at fault."""
+def _kind(preset: str, settings: dict[str, Any], variant: dict[str, Any]) -> tuple[list[str], Config]:
+    """Return words of `alda train` without task and seed, and the config that it makes of them."""
+    known = presets()
+    if preset not in known:
+        raise UserError(f"presets: {unknown('preset', preset, known)}")
+    usual = known[preset].config
+    flags = [flag.replace("_", "-") for flag in flat(to_json(usual)) if flag != "method"]
+    chosen = [(f"settings.{flag}", flag, value) for flag, value in settings.items()]
+    chosen += [(f"vary.{flag}", flag, value) for flag, value in variant.items()]
+    for place, flag, _ in chosen:
+        if flag in _SET_BY_STUDY:
+            raise UserError(f"{place}: is not for a study to set: {_SET_BY_STUDY[flag]}")
+        if flag not in flags:
+            raise UserError(f"{place}: {unknown(f'setting of {preset}', flag, flags)}")
+    called = {"name": title_of(usual.name, variant)} if variant else {}
+    words = [preset, *spoken({**called, **settings, **variant})]
     try:
-        return parse_words(words)
+        return words, parse_words(words)
     except UserError:
-        for section, flags in (("settings", settings), ("vary", variant)):
-            for flag, value in flags.items():
-                with _at(f"{section}.{flag}"):
-                    parse_words([words[0], *spoken({flag: value})])
+        for place, flag, value in chosen:
+            with _at(place):
+                parse_words([preset, *spoken({flag: value})])
         raise
 
 
-def _check(config: Config, varied: dict[str, Any]) -> None:
-    """Raises UserError for what a run would refuse."""
-    for flag, shifts in (("train-shift", (config.train_shift,)), ("shifts", config.shifts)):
-        with _at(f"{'vary' if flag in varied else 'settings'}.{flag}"):
-            for shift in shifts:
-                check_shift(shift, config.env.task)
-    config.resolved()
+def parse_words(words: Sequence[str]) -> Config:
+    """Return the config that `alda train` makes of its words. Raise UserError with what its parser says."""
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said), redirect_stderr(said):
+            return parse(words)
+    except SystemExit:
+        words = re.sub("[─│╭╮╰╯]|-{3,}", " ", said.getvalue())
+        raise UserError(" ".join(re.split("Argument helptext|For full helptext", words)[0].split())) from None
 
 
-def _final(content: dict[str, Any], tasks: Sequence[str]) -> Final | None:
-    if "final" not in content:
-        return None
-    table = _table(content, "final")
-    names = tuple(field.name for field in fields(Final))
-    _check_keys("final.", table, names)
-    with _at("final"):
-        shifts = _list(table, "shifts", str)
-    for shift, task in itertools.product(shifts, tasks):
-        with _at("final.shifts"):
-            check_shift(shift, task)
-    for name, least in (("episodes", 1), ("seed", 0)):
-        value = table.get(name, least)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise UserError(f"final.{name}: a whole number from {least} on is wanted, not {value!r}")
-    return Final(tuple(shifts), **{name: table[name] for name in ("episodes", "seed") if name in table})
+def _flags(table: dict[str, Any], section: str) -> dict[str, Any]:
+    """Return settings by flag; they may be written with quotes or without, with - or _."""
+    flags = [(key.replace("_", "-"), value) for key, value in flat(table).items()]
+    if len(dict(flags)) < len(flags):
+        raise UserError(f"{section}: a flag is there more than once")
+    return dict(flags)
 
 
-def _check_keys(section: str, table: dict[str, Any], known: Sequence[str]) -> None:
-    for key in table:
-        if key not in known:
-            raise UserError(f"{section}{key}: {unknown('key', key, dict.fromkeys(known))}")
+def title_of(preset: str, variant: dict[str, Any]) -> str:
+    """Return the name of a variant: 'beta_10', or of a preset with a name of its own 'alda_cg-beta_10'."""
+    words = [f"{flag.split('.')[-1].replace('-', '_')}_{_name(value)}" for flag, value in variant.items()]
+    return "-".join([*([] if preset == "default" else [preset]), *words])
 
 
-def _table(content: dict[str, Any], key: str) -> dict[str, Any]:
-    table = content.get(key, {})
-    if not isinstance(table, dict):
-        raise UserError(f"{key}: a table is wanted, written [{key}]")
-    return table
+def _name(value: Any) -> str:
+    words = value if isinstance(value, list) else [value]
+    return re.sub(r"[^\w.:+-]", "_", "+".join(f"{word:g}" if isinstance(word, float) else str(word) for word in words))
 
 
-def _settings(content: dict[str, Any], section: str) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for flag, value in flags_in(_table(content, section)):
-        with _at(f"{section}.{flag}"):
-            if flag in settings:
-                raise UserError("is there more than once")
-            if value == []:
-                raise UserError("is empty")
-        settings[flag] = value
-    return settings
+def _converter() -> cattrs.Converter:
+    """Return a converter that takes values as they are: no letters for a list, no 1 for true."""
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    for kind in _NAMES:
+        converter.register_structure_hook(kind, _exactly)
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) is tuple, _tuple_of)
+    return converter
 
 
-def _list(table: dict[str, Any], key: str, kind: type) -> list[Any]:
-    with _at(key):
-        if key not in table:
-            raise UserError("is missing")
-        _check_list(table[key], kind)
-    return table[key]
+def _exactly(value: Any, kind: Any) -> Any:
+    if type(value) is not kind:
+        raise ValueError(f"a {_NAMES[kind]} is wanted, not {value!r}")
+    return value
 
 
-def _check_list(values: Any, kind: type) -> None:
-    words = {str: "words in quotes", int: "whole numbers", object: "values"}[kind]
+def _tuple_of(values: Any, kind: Any) -> tuple[Any, ...]:
+    item, _ = get_args(kind)
     if not isinstance(values, list):
-        raise UserError(f"a list of {words} is wanted, not {values!r}")
-    if not values:
-        raise UserError("is empty")
-    for value in values:
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise UserError(f"a list of {words} is wanted, not of {value!r}")
-        if values.count(value) > 1:
-            raise UserError(f"{value!r} is there more than once")
+        raise ValueError(f"a list, each a {_NAMES[item]}, is wanted, not {values!r}")
+    return tuple(_exactly(value, item) for value in values)
+
+
+def _say_what_is_wrong(error: BaseException, _: Any) -> str:
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):
+        names = [one.name for one in fields(error.cl)]
+        return ", ".join(unknown("key", key, names) for key in sorted(error.extra_fields))
+    if isinstance(error, KeyError):
+        return f"{error.args[0]} is missing"
+    return str(error) if isinstance(error, ValueError) else "a table is wanted"
 
 
 @contextmanager
 def _at(place: str) -> Iterator[None]:
-    """A UserError says where in the file it is about."""
+    """Say in a UserError where in the file it is about."""
     try:
         yield
     except UserError as error:

@@ -20,7 +20,7 @@ from alda.envs.tasks import action_repeat_of
 from alda.errors import UserError
 from alda.files import write_text
 from alda.presets import presets
-from alda.sweep.flags import spoken
+from alda.sweep.study_run import spoken
 from alda.training.trainer import CHANGEABLE
 
 _MACHINE = ("versions", "renderer", "opengl", "device", "bfloat16", "threads", "cores", "system")

@@ -1,7 +1,7 @@
 """What autoencoders of one task learn from and are measured on, made once and kept in a file.
 
 policy, exploring   --+--> episodes of the plain task --> frames, with the joints that they show
-random actions      --+--> held-out episodes          --> twins: the same states in every world
+random actions      --+--> held-out episodes          --> twins: the same states under every shift
                            the factor dataset         --> samples: joints and colours drawn one by one
 """
 
@@ -14,11 +14,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
+from safetensors import SafetensorError
 from torch import Tensor
 
 from alda.analysis.latents.factor_dataset import draw_samples, joints_of, read_joints
 from alda.analysis.latents.readout import episode_steps
 from alda.analysis.paired_rollouts import paired_rollouts
+from alda.errors import UserError
 from alda.files import read_tensors, write_tensors
 from alda.policy import Policy
 from alda.progress import Begin
@@ -28,12 +30,12 @@ _HELD_OUT = 10_000  # seeds of held-out episodes begin here
 _KIND = 1_000  # and those of random actions so much later than the policy's
 
 
-class Material(NamedTuple):
-    """N frames, M states that are seen in every world, K samples. Joints are in metres and radians."""
+class Dataset(NamedTuple):
+    """N frames, M states seen under every shift, K samples. Joints are in metres and radians."""
 
     frame: UInt8[Tensor, "n 3 h w"]
     joints: Float[Tensor, "n d"]
-    twin: UInt8[Tensor, "worlds m 3 h w"]  # the first world is the plain task
+    twin: UInt8[Tensor, "shifts m 3 h w"]  # the first is the plain task
     twin_joints: Float[Tensor, "m d"]
     turns: Bool[Tensor, " d"]  # joints that are angles without limits
     sample: UInt8[Tensor, "k 3 h w"]
@@ -44,23 +46,26 @@ class Material(NamedTuple):
         write_tensors(path, self._asdict())
 
     @classmethod
-    def read(cls, path: Path) -> "Material":
-        """Raises OSError or SafetensorError for a damaged file, TypeError for another one."""
-        return cls(**read_tensors(path))
+    def read(cls, path: Path) -> "Dataset":
+        """Raise UserError for a damaged file."""
+        try:
+            return cls(**read_tensors(path))
+        except (OSError, SafetensorError, TypeError) as error:
+            raise UserError(f"{path} is damaged: {error}; delete it, and the same command makes it anew") from error
 
-    def shown(self) -> UInt8[Tensor, "worlds s 3 h w"]:
-        """States to draw, in every world: of the policy, and at random; first ones of an episode if there are many."""
+    def shown(self) -> UInt8[Tensor, "shifts*s 3 h w"]:
+        """Return two states to draw under every shift: one of the policy and one of random actions."""
         count = self.twin.shape[1]
-        return self.twin[:, [count // 4, 3 * count // 4]]
+        return self.twin[:, [count // 4, 3 * count // 4]].flatten(0, 1)
 
     def pose(self, joints: Float[Tensor, "m d"]) -> Float[np.ndarray, "m p"]:
-        """Joints as numbers without jumps: sine and cosine of those that turn."""
+        """Return joints as numbers without jumps: sine and cosine of those that turn."""
         turning, rest = joints[:, self.turns], joints[:, ~self.turns]
         return torch.cat([rest, turning.sin(), turning.cos()], dim=1).double().numpy()
 
 
-class AtRandom(Policy):
-    """Acts at random, uniformly."""
+class RandomPolicy(Policy):
+    """Acts uniformly at random."""
 
     def __init__(self, policy: Policy, seed: int) -> None:
         super().__init__(policy.agent, policy.config, policy.spec, policy.step)
@@ -72,16 +77,15 @@ class AtRandom(Policy):
 
 def collect(
     policy: Policy, shifts: Sequence[str], *, frames: int, states: int, samples: int, seed: int, begin: Begin
-) -> Material:
-    """Half of the frames and of the states are those of the policy, which explores as in training, half those of random
-    actions.
+) -> Dataset:
+    """Play and draw a dataset. Half of its frames and states are those of the policy, exploring as in training, half
+    those of random actions.
 
-    shifts: the other worlds. frames: to learn from. states: of as many held-out episodes as there are twenties of them,
-    each in colours, before videos and by a camera of its own. samples: with every joint drawn by itself over the range
-    in which the policy moves it, and colours from all there are.
+    states: twenty of each held-out episode, seen in the plain task and under every shift. samples: frames with every
+    joint drawn by itself over the range in which the policy moves it, and with independent colours.
     """
     task, length = policy.config.env.task, episode_steps(policy)
-    actors = (policy, AtRandom(policy, seed))
+    actors = (policy, RandomPolicy(policy, seed))
     half, episodes = -(-frames // 2), -(-states // (2 * STATES))
     to_fill = -(-half // length)  # episodes
     torch.manual_seed(seed)
@@ -90,14 +94,14 @@ def collect(
     for kind, actor in enumerate(actors):
         played = _played(actor, ("train",), seed + kind * _KIND, to_fill, step)
         seen += [state for episode in played for state in episode][:half]
-    step = begin(f"{task}: states in {', '.join(shifts)}", 2 * episodes * length)
+    step = begin(f"{task}: states under {', '.join(shifts)}", 2 * episodes * length)
     for kind, actor in enumerate(actors):
         for episode in _played(actor, ("train", *shifts), seed + _HELD_OUT + kind * _KIND, episodes, step):
             looked_at += [episode[t] for t in np.linspace(0, len(episode) - 1, STATES).round().astype(int)]
     with closing(policy.config.make_env()) as env:
         turns = [joint.turns for joint in joints_of(env)]
     drawn = draw_samples(policy, samples, seed=seed, begin=begin)
-    return Material(
+    return Dataset(
         frame=torch.from_numpy(np.stack([frame for (frame,), _ in seen])),
         joints=_float([joints for _, joints in seen]),
         twin=torch.from_numpy(np.stack([frames for frames, _ in looked_at], axis=1)),
@@ -109,14 +113,14 @@ def collect(
     )
 
 
-_State = tuple[UInt8[np.ndarray, "worlds 3 h w"], Float[np.ndarray, " d"]]  # newest frames in every world; joints
+_State = tuple[UInt8[np.ndarray, "shifts 3 h w"], Float[np.ndarray, " d"]]  # newest frame under every shift; joints
 
 
 def _played(
-    actor: Policy, worlds: Sequence[str], first: int, count: int, step: Callable[[], None]
+    actor: Policy, shifts: Sequence[str], first: int, count: int, step: Callable[[], None]
 ) -> Iterator[list[_State]]:
-    """Episodes from a first seed on, each as its states."""
-    played = paired_rollouts(actor, worlds, range(first, first + count), explore=True)
+    """Yield the states of episodes, from a first seed on."""
+    played = paired_rollouts(actor, shifts, range(first, first + count), explore=True)
     for _, episode in groupby(played, key=lambda state: state.seed):
         states = []
         for state in episode:
