@@ -5,8 +5,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import IO, Any, cast
 
@@ -23,14 +23,12 @@ class Display:
     """Progress of a run. Use as a context; `advance` may be called as often as one likes.
 
     steps, updates: of the whole run. Learning takes most of the time, so updates tell how much is left.
-    name, board: where several runs are shown together, the beginning of each line and the place of the live lines.
     """
 
-    def __init__(self, steps: int, updates: int, name: str = "", board: Progress | None = None) -> None:
-        self.console = board.console if board else lasting_console()
-        self._live, self._steps, self._name = self.console.is_terminal, steps, name
+    def __init__(self, steps: int, updates: int) -> None:
+        self.console, self._steps = lasting_console(), steps
         self._printed, self._shown = time.monotonic(), -math.inf
-        self._bar = board or Progress(
+        self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=16),
             TextColumn("{task.fields[news]}", table_column=Column(overflow="fold")),
@@ -39,23 +37,23 @@ class Display:
             speed_estimate_period=_WINDOW_SECONDS,
             get_time=time.monotonic,
         )
-        self._task = self._bar.add_task(f"{name}training", total=steps, news="")
+        self._task = self._bar.add_task("training", total=steps, news="")
         self._learning = self._bar.add_task("", total=updates, visible=False, news="")
 
     def __enter__(self) -> "Display":
-        if self._live:
+        if self.console.is_terminal:
             self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._live:
+        if self.console.is_terminal:
             self._bar.stop()
 
     def say(self, message: str) -> None:
         """Print a line that stays."""
-        self.console.print(self._name + message, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def advance(self, step: int, updates: int, doing: str, news: str) -> None:
         """Show the steps and updates that a run has taken, what it is doing, and its newest results."""
@@ -63,22 +61,14 @@ class Display:
         if now - self._shown < _SHORTEST_SECONDS:
             return
         self._shown = now
-        self._bar.update(self._task, completed=step)
+        self._bar.update(self._task, completed=step, news=news)
         self._bar.update(self._learning, completed=updates)
-        self.show(step, f"{doing}  step {step:,}/{self._steps:,}  {self._speed()}", news)
-
-    def show(self, step: int, text: str, news: str) -> None:
-        """Show the live line, or print a plain one now and then."""
-        now = time.monotonic()
-        if self._live:
-            self._bar.update(self._task, completed=step, description=self._name + text, news=news)
+        text = f"{doing}  step {step:,}/{self._steps:,}  {self._speed()}"
+        if self.console.is_terminal:
+            self._bar.update(self._task, description=text)
         elif now - self._printed > _PLAIN_SECONDS:
             self._printed = now
             self.say(f"{text}  {news}")
-
-    def hide(self) -> None:
-        """Remove the live line; what was said stays."""
-        self._bar.remove_task(self._task)
 
     def _speed(self) -> str:
         """Return the speeds of the last minute, and the time left at that of learning."""
@@ -87,19 +77,6 @@ class Display:
         text = f"{steps.speed or 0:.1f} steps/s, {learning.speed or 0:.1f} updates/s"
         left = learning.time_remaining
         return text if left is None else f"{text}, {clock(float(left))} left"
-
-
-@contextmanager
-def displays(names: Sequence[str], steps: int) -> Iterator[list[Display]]:
-    """Show several runs, one live line each."""
-    console = lasting_console()
-    wide = Column(no_wrap=console.width >= 120, overflow="ellipsis")  # cuts the shares of time
-    board = Progress(
-        TextColumn("{task.description}  {task.fields[news]}", table_column=wide), console=console, refresh_per_second=4
-    )
-    shown = [Display(steps, 0, name, board) for name in names]
-    with board if board.console.is_terminal else nullcontext():
-        yield shown
 
 
 def wide_console() -> Console:

@@ -9,7 +9,7 @@ from alda.training.logger import read_metrics
 
 @pytest.mark.slow
 def test_the_demo_leaves_a_curve_a_picture_and_a_video(tmp_path, capsys):
-    demo(tmp_path, steps=1_050, seed=0)
+    demo(out=tmp_path, steps=1_050, seed=0)
     printed = capsys.readouterr().out
     for name in ("curve.png", "reconstructions.png"):
         assert min(Image.open(tmp_path / name).size) > 100

@@ -11,6 +11,7 @@ from alda.agents import AGENTS
 from alda.commands.bench import Plan, bench, steady, training_run
 from alda.config import Config, from_json, to_json
 from alda.envs.backgrounds.data import Data
+from alda.errors import UserError
 from alda.presets import presets
 from alda.training.replay import Replay
 

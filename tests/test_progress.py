@@ -58,7 +58,7 @@ def test_words_that_nobody_can_read_end_nothing(monkeypatch, kind):
     display = Display(10, 10)
     with display:
         display.say("hello")
-        display.show(1, "training", "")
+        display.advance(1, 0, "training", "")
     for _ in range(200):  # more than is kept for later
         lasting_console(width=50).print("x" * 50, highlight=False)
     with suppress(OSError):  # as it tries once more

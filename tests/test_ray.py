@@ -1,6 +1,5 @@
 """Studies on a real Ray cluster of two nodes on this machine, one of which is killed. Programs pretend to train."""
 
-import hashlib
 import json
 import os
 import signal
@@ -11,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import assert_same_run
 from studies import FOUR, PRETENDER, TINY, calls, checkpoint, is_gone, step_of, study_of, until
 
 import alda
@@ -21,7 +21,6 @@ from alda.sweep import runner, study_run
 from alda.sweep.local import Needs
 from alda.sweep.ray import RayPlace, Share, choose_share, slots_on
 from alda.sweep.runner import Runner
-from alda.training.logger import read_metrics
 
 NEEDS = Needs(2e9)
 # Keeps a cluster up: a head without cores, a node with one, and one with two and what is said to be a GPU. Reads which
@@ -37,7 +36,7 @@ nodes = [cluster.add_node(num_cpus=1, env_vars={"NODE": "0"}), cluster.add_node(
 print(cluster.address, flush=True)
 for line in sys.stdin:
     if line.strip() == "add":
-        nodes.append(cluster.add_node(num_cpus=1))
+        nodes[0] = cluster.add_node(num_cpus=1, env_vars={"NODE": "0"})
     else:
         cluster.remove_node(nodes[int(line)], allow_graceful=False)
     print("done", flush=True)
@@ -271,15 +270,10 @@ def test_a_real_study_on_a_cluster_ends_as_on_one_machine(two, tmp_path):
     names = [run.relative_to(tmp_path / "alone") for run in (tmp_path / "alone").glob("tiny/*/*/*/*")]
     assert len(names) == 2
     for name in names:
-        assert final_records(tmp_path / "wide" / name) == final_records(tmp_path / "alone" / name)
-
-
-def final_records(run):
-    """Metrics but for times, scores, and the digest of every file of weights."""
-    rows = [{k: v for k, v in row.items() if not k.startswith(("time/", "speed/"))} for row in read_metrics(run)]
-    scores = [json.loads(file.read_text())["worlds"] for file in (run / "evaluations").iterdir()]
-    for world in scores[0].values():
-        world.pop("seconds", None)
-    latest = json.loads((run / "checkpoints" / "latest.json").read_text())["checkpoint"]
-    weights = [file.read_bytes() for file in sorted((run / "checkpoints" / latest).glob("*.safetensors"))]
-    return rows, scores, [hashlib.sha256(weight).hexdigest() for weight in weights]
+        assert_same_run(tmp_path / "wide" / name, tmp_path / "alone" / name)
+        scores = [
+            [json.loads(file.read_text())["worlds"] for file in (tmp_path / root / name / "evaluations").iterdir()]
+            for root in ("wide", "alone")
+        ]
+        assert len(scores[0]) == 1
+        assert scores[0] == scores[1]

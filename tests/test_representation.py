@@ -17,6 +17,7 @@ from alda.analysis.representation.dataset import Dataset
 from alda.analysis.representation.summary import contrast, contrasts, estimate, group_results, tables, write_summary
 from alda.errors import UserError
 from alda.latents import LATENTS
+from alda.sweep import local
 from alda.types import EnvSpec
 
 RESULTS = Path(__file__).parents[1] / "results" / "representation"
@@ -193,11 +194,14 @@ WORDS = "--frames 100 --states 40 --samples 200 --updates 4 --batch-size 4 --job
 @pytest.fixture(scope="module")
 def studied(trained, tmp_path_factory):
     """Return a study of two latent models: its folder, the words of its command, and what it said."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(local, "this_program", lambda: ["-m", "alda.cli"])  # which is that of the tests
     out = tmp_path_factory.mktemp("study") / "out"
     words = ["represent", trained("alda"), *WORDS.split(), "--norms", "instance", "--seeds", "0", "--out", out]
     first = run(*words, "--latents", "associative", "identity")
     assert first.returncode == 0, first.stdout + first.stderr
-    return out, words, first.stdout
+    yield out, words, first.stdout
+    patch.undo()
 
 
 def test_a_study_resumes_where_it_ended(studied):

@@ -1,6 +1,5 @@
 """Several seeds of one config side by side: each ends as it would alone. Real processes."""
 
-import json
 import os
 import signal
 from dataclasses import replace
@@ -8,8 +7,8 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from conftest import assert_same_run, config_for
 from studies import until
-from test_train import config_for, records, same, weights
 
 from alda import presets
 from alda.commands import train as command
@@ -53,11 +52,6 @@ def alone(tmp_path_factory):
     return {seed: train_one(short(folder / f"s{seed}", seed=seed)) for seed in (3, 4)}
 
 
-def equal(run_dir: Path, other: Path) -> bool:
-    configs = [json.loads((folder / "config.json").read_text()) for folder in (run_dir, other)]
-    return configs[0] == configs[1] and records(run_dir) == records(other) and same(weights(run_dir), weights(other))
-
-
 def go(run_dir: Path, *words: str) -> int:
     """Return the exit code."""
     try:
@@ -72,7 +66,7 @@ def test_a_seed_that_fails_leaves_the_others_alone(alone, tmp_path, capsys):
     (runs / "s4").mkdir(parents=True)
     (runs / "s4" / "metrics.jsonl").write_text('{"step": 5, "updates": 1}\n')  # without a checkpoint: refused
     assert go(runs, "--seeds", "3", "4") == 1
-    assert equal(runs / "s3", alone[3])
+    assert_same_run(runs / "s3", alone[3])
     lines = capsys.readouterr().out.splitlines()
     assert any(line.endswith("s3: finished") for line in lines)
     assert any("s4: failed: it ended with exit code 2" in line and "without its checkpoint" in line for line in lines)
@@ -94,7 +88,7 @@ def test_ctrl_c_stops_all_and_the_same_command_resumes_bit_for_bit(heard, alone,
     assert go(runs, "--seeds", "3", "4") == 0
     for seed in (3, 4):
         assert "resuming sac" in (runs / f"s{seed}" / "log.txt").read_text()
-        assert equal(runs / f"s{seed}", alone[seed])
+        assert_same_run(runs / f"s{seed}", alone[seed])
 
 
 @pytest.mark.parametrize(

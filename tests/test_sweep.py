@@ -16,13 +16,12 @@ import psutil
 import pytest
 from studies import FOUR, PRETENDER, TINY, calls, checkpoint, is_gone, metrics, step_of, study_of, until
 
-from alda.agents.alda import ALDAConfig
 from alda.commands.sweep import sweep
 from alda.errors import UserError
 from alda.sweep import local, runner, study_run
 from alda.sweep.local import LocalPlace, Machine, Needs, choose_slots
 from alda.sweep.runner import Entry, Runner
-from alda.sweep.status import is_locked, read_progress, summarize, table
+from alda.sweep.status import read_progress, summarize, table
 from alda.sweep.study_run import StudyRun, time_left
 from alda.training.run_lock import collected_signals, exit_at_sigterm, only_one
 
@@ -390,19 +389,6 @@ def test_a_run_is_trained_then_scored_then_finished(study, four):
         assert (run.next_command() or [])[:1] == expected
     (run.run_dir / "checkpoints" / "latest.json").write_text("{")
     assert run.next_command()[0] == "train"
-
-
-def test_a_directory_with_other_settings_is_not_taken_for_the_run(four, compare):
-    other = replace(four[0], config=replace(four[0].config, agent=ALDAConfig(beta=3.0)))
-    with pytest.raises(UserError, match="holds a run with other settings"):
-        other.next_command()
-
-
-def test_a_run_is_in_use_while_its_lock_is_held(tmp_path):
-    assert not is_locked(tmp_path / "none")
-    with only_one(tmp_path):
-        assert is_locked(tmp_path)
-    assert not is_locked(tmp_path)
 
 
 def test_slots_are_as_many_as_cores_memory_and_gpus_hold():

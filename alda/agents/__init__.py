@@ -14,7 +14,7 @@ from alda.agents.sada import SADA, SADAConfig
 from alda.agents.svea import SVEA, SVEAConfig
 from alda.types import EnvSpec
 
-__all__ = ["AGENTS", "Agent", "AgentConfig", "make_agent", "modules_of"]
+__all__ = ["AGENTS", "Agent", "AgentConfig", "make_agent"]
 
 AGENTS: dict[str, tuple[type[AgentConfig], Callable[[Any, EnvSpec], Agent]]] = {
     "alda": (ALDAConfig, ALDA),
@@ -30,12 +30,6 @@ AGENTS: dict[str, tuple[type[AgentConfig], Callable[[Any, EnvSpec], Agent]]] = {
 
 def make_agent(config: AgentConfig, spec: EnvSpec) -> Agent:
     return AGENTS[method_name(config)][1](config, spec)
-
-
-def modules_of(agent: Agent) -> list[str]:
-    """Modules outside this package and PyTorch that an agent is made of: another process must import them first."""
-    parts = {type(part).__module__ for part in agent.modules()}
-    return sorted(name for name in parts if name.partition(".")[0] not in ("alda", "torch"))
 
 
 def method_name(config: AgentConfig) -> str:

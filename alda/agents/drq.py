@@ -9,9 +9,7 @@ from torch import Tensor
 
 from alda.agents.sac import SAC, SACConfig
 from alda.augment.transforms import random_shift
-from alda.errors import UserError
-from alda.nets.representation import Representation
-from alda.types import EnvSpec, Features, Metrics, Transition
+from alda.types import Features, Metrics, Transition
 
 
 @dataclass(frozen=True)
@@ -27,11 +25,6 @@ class DrQConfig(SACConfig):
 class DrQ(SAC):
     config: DrQConfig
     shares_frames: ClassVar[bool] = False
-
-    def __init__(self, config: DrQConfig, spec: EnvSpec, representation: Representation | None = None) -> None:
-        if config.pad < 0 or config.num_shifts < 1:
-            raise UserError("--agent.pad must not be negative, and --agent.num-shifts must be at least 1")
-        super().__init__(config, spec, representation)
 
     def augment(self, batch: Transition) -> Transition:
         """Return num_shifts copies of the batch, one after the other; obs and next_obs are shifted independently."""

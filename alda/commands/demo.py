@@ -41,7 +41,7 @@ def demo(*, out: Path = Path("demo"), steps: int = 16_000, seed: int = 0) -> Non
         eval_every=-(-steps // 4),
         eval_episodes=6,
         video_every=2**31,  # none before the last evaluation
-        checkpoint_minutes=2,
+        checkpoint_minutes=2.0,
     )
     run = train(config)
     evaluations = [row for row in read_metrics(run) if "eval/train/return" in row]

@@ -137,7 +137,6 @@ def one(
     agent = on_cpu(agent, data.frame.shape[-1])
     numbers = measure(agent, data, settings.shifts, seed=seed)
     decoded = agent.reconstruct(data.shown()[:, None])
-    assert decoded is not None
     write_strip(task.result.with_suffix(".png"), decoded)
     subject = {"task": folder.name, "latent": latent, "norm": norm, "seed": seed}
     made = {"policy": task.policy, "settings": asdict(settings), "seconds": round(seconds, 1)}

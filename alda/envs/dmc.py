@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import gymnasium
 import numpy as np
@@ -43,8 +43,8 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         frames: int = 3,
         image_size: int = 64,
         episode_length: int = EPISODE_LENGTH,
-        profile: Profile | None = None,
-        visuals: Visuals = "classic",
+        profile: str | None = None,
+        visuals: str = "classic",
         render_mode: str | None = None,
     ) -> None:
         domain, name = split_task(task)
@@ -64,8 +64,9 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._env = load_suite().load(domain, name, task_kwargs={"random": seed % 2**32, "time_limit": _NO_LIMIT})
         agent_steps_per_second = 1 / (self._env.control_timestep() * self.action_repeat)
         self.metadata = {**self.metadata, "render_fps": max(1, round(agent_steps_per_second))}
-        self.profile = profile or default_profile()
-        self.scene = Scene(self._env.physics, domain, image_size=image_size, profile=self.profile, visuals=visuals)
+        self.profile = cast(Profile, profile or default_profile())
+        look: dict[str, Any] = {"profile": self.profile, "visuals": visuals}
+        self.scene = Scene(self._env.physics, domain, image_size=image_size, **look)
 
         spec = self._env.action_spec()
         self._low, self._high = spec.minimum, spec.maximum

@@ -56,12 +56,12 @@ class Pool:
         self._asked.remove(slot)
         return self._slots[slot].receive()
 
-    def ready(self, *, wait: bool = True) -> list[int]:
-        """Return the slots whose result is there. wait: for one, where none is."""
+    def ready(self) -> list[int]:
+        """Wait for a result; return the slots that have one."""
         if not self.beside:
             return list(self._asked)
         slots = {self._slots[i].connection: i for i in self._asked}
-        return sorted(slots[connection] for connection in arrivals(list(slots), None if wait else 0))
+        return sorted(slots[connection] for connection in arrivals(list(slots)))
 
     def close(self) -> None:
         """End all environments and processes."""

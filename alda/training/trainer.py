@@ -39,13 +39,13 @@ class Interrupted(Exception):  # noqa: N818 (not an error)
     """The run was asked to stop by a signal."""
 
 
-def train(config: Config, make_display: Callable[[int, int], Display] = Display) -> Path:
-    """Train an agent, or resume its training; return the run directory. make_display: from all steps and updates.
+def train(config: Config) -> Path:
+    """Train an agent, or resume its training; return the run directory.
 
     Raises UserError for settings that cannot work or that differ from those of the run in the directory. SIGINT,
     SIGTERM and SIGHUP save a checkpoint and end the process with 128 plus the signal's number.
     """
-    assert not config.seeds, "several seeds are trained by train_seeds"
+    assert not config.seeds, "several seeds are several runs (alda.commands.train)"
     config = requested(config)
     assert config.run_dir is not None
     conditions = config.eval_conditions()  # may shrink videos for a minute; nothing is lost if it is stopped
@@ -55,7 +55,7 @@ def train(config: Config, make_display: Callable[[int, int], Display] = Display)
     except FileExistsError:
         raise UserError(f"{config.run_dir} is a file; choose another --run-dir") from None
     with only_one(config.run_dir) as check_lock, collected_signals() as caught:
-        trainer = Trainer(config, conditions, caught, make_display, check_lock)
+        trainer = Trainer(config, conditions, caught, check_lock)
         with trainer.display:
             try:
                 trainer.loop()
@@ -88,7 +88,6 @@ class Trainer:
         config: Config,
         conditions: dict[str, Conditions],
         caught: list[int],
-        make_display: Callable[[int, int], Display] = Display,
         check_lock: Callable[[], None] = lambda: None,
     ) -> None:
         assert config.run_dir is not None
@@ -116,7 +115,7 @@ class Trainer:
             self.watch,
             self.agent.code_dim,
         )
-        self.display = make_display(config.steps, sum(self.agent.updates_due(step) for step in range(config.steps)))
+        self.display = Display(config.steps, sum(self.agent.updates_due(step) for step in range(config.steps)))
         self.news: dict[str, str] = {}  # newest results, for the display
         self.saved, self.saved_at = True, time.monotonic()  # whether and when a checkpoint was written last
         self.pools = open_pools(config)

@@ -104,7 +104,7 @@ def compare_codes(agent: Agent, clean: CodeView, shifted: CodeView) -> dict[str,
 
 
 def relative_distance(here: Float[Tensor, "n d"], there: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """Return the mean distance of twins over that of different states in `here`; nan where these are all alike."""
+    """Return the mean distance of pairs over that of different states in `here`; nan where these are all alike."""
     n = len(here)
     apart = torch.cdist(here.double(), here.double()).sum() / (n * (n - 1))
     apart = torch.where(apart > _ALIKE, apart, torch.nan)

@@ -53,7 +53,7 @@ class Dataset(NamedTuple):
         except (OSError, SafetensorError, TypeError) as error:
             raise UserError(f"{path} is damaged: {error}; delete it, and the same command makes it anew") from error
 
-    def shown(self) -> UInt8[Tensor, "shifts*s 3 h w"]:
+    def shown(self) -> UInt8[Tensor, "k 3 h w"]:
         """Return two states to draw under every shift: one of the policy and one of random actions."""
         count = self.twin.shape[1]
         return self.twin[:, [count // 4, 3 * count // 4]].flatten(0, 1)

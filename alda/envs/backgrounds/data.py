@@ -26,8 +26,7 @@ DAVIS_VIDEOS = (  # the training videos of DAVIS 2017
 
 @dataclass(frozen=True)
 class Data:
-    """Where real backgrounds and colours are, if anywhere; what is not named is generated (procedural-v1, our own
-    colour tables)."""
+    """Folders of real backgrounds and colours; what is not named is generated (procedural-v1, own colour tables)."""
 
     davis: Path | None = None
     """Folder of DAVIS 2017, 480p: the one that holds JPEGImages/480p, or its parent."""
@@ -38,7 +37,7 @@ class Data:
     color_table: Path | None = None
     """Colour settings to use in place of our own: a JSON file, or a folder with color_easy.json and color_hard.json."""
     cache: Path | None = None
-    """Where prepared copies of videos and images are kept (None: alda in $XDG_CACHE_HOME, or ~/.cache/alda)."""
+    """Folder for prepared copies of videos and images (None: alda in $XDG_CACHE_HOME, or ~/.cache/alda)."""
 
     @property
     def cache_dir(self) -> Path:
