@@ -149,7 +149,6 @@ def _composite_plainly(drawn: np.ndarray, behind: np.ndarray) -> np.ndarray:
 def video_reset() -> Row:
     """Get at the video of an episode: decoded in full size at every reset, or prepared once and mapped."""
     import av
-    from alda.envs.backgrounds.stored_clips import video_clips
 
     from alda.envs.backgrounds.clips import video_clips
     from alda.envs.backgrounds.data import Data
