@@ -317,7 +317,7 @@ DAMAGES = {
         r"actor.trunk.0.bias is \(9,\), not \(8,\)",
     ),
     "another method": (change("config.json", agent__embed_dim=9), "holds another agent than config.json says"),
-    "no such agent": (change("config.json", agent__hidden_dim=-1), "no agent can be made with these settings"),
+    "no such agent": (change("config.json", agent__hidden_dim=-1), "--agent.hidden-dim must be at least 1"),
     "a huge agent": (change("config.json", agent__hidden_dim=HUGE), "no agent can be made"),
     "a huge picture": (
         lambda folder: (
