@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parents[1] / "README.md"
+EXTENDING = README.parent / "docs" / "extending.md"
 TINY = [
     *("--env.task", "cartpole_balance", "--env.episode-length", "24", "--env.image-size", "48"),
     *("--env.profile", "fast", "--agent.random-steps", "4", "--agent.batch-size", "2", "--agent.hidden-dim", "8"),
@@ -16,7 +17,7 @@ TINY = [
 
 
 def programs():
-    return re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    return re.findall(r"```python\n(.*?)```", README.read_text() + EXTENDING.read_text(), re.S)
 
 
 def run(program, folder, *words):
@@ -30,11 +31,12 @@ def run(program, folder, *words):
     [
         ('LATENTS["tanh"]', "alda", ["--agent.latent", "tanh"]),
         ('AGENTS["dimmed"]', "dimmed", ["--agent.darkest", "0.3"]),
+        ('SHIFTS["night"]', "sac", ["--shifts", "train", "night"]),
     ],
 )
 def test_what_a_user_adds_trains_and_is_evaluated(tmp_path, registers, method, options):
     (program,) = [program for program in programs() if registers in program]
-    done = run(program, tmp_path, "train", method, *options, *TINY, "--run-dir", "run")
+    done = run(program, tmp_path, "train", method, *TINY, *options, "--run-dir", "run")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "run" / "checkpoints" / "latest.json").exists()
     if method == "dimmed":
@@ -52,6 +54,7 @@ def test_seeds_of_a_method_written_in_the_program_itself_are_trained(tmp_path):
         assert (tmp_path / "runs" / f"s{seed}" / "checkpoints" / "latest.json").exists()
 
 
-def test_every_page_that_the_readme_names_is_there():
-    for link in re.findall(r"\]\(([^)#]+)\)", README.read_text()):
-        assert link.startswith("http") or (README.parent / link).exists(), link
+def test_every_page_that_readme_and_docs_name_is_there():
+    for page in (README, *README.parent.glob("docs/*.md")):
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert link.startswith("http") or (page.parent / link).exists(), (page, link)
