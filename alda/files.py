@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,15 @@ def write_json(path: Path, content: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write text; bytes of file names that are no text become question marks."""
     _replace(path, lambda temporary: temporary.write_bytes(text.encode(errors="replace")))
+
+
+def check_writable(path: Path) -> None:
+    """Make the folder of a file to be written later; raise OSError where it cannot be written. The file is left alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, not a file to write")
+    with tempfile.NamedTemporaryFile(dir=path.parent):
+        pass
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

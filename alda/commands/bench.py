@@ -31,7 +31,7 @@ from alda.config import Config, EnvConfig, spec_of
 from alda.envs.tasks import unknown
 from alda.envs.vector import cause_of_death
 from alda.errors import UserError, WorkerError
-from alda.files import write_json
+from alda.files import check_writable, write_json
 from alda.presets import presets
 from alda.progress import wide_console
 from alda.provenance import describe_machine
@@ -107,8 +107,7 @@ def bench(
     if not configs:
         raise UserError("--methods needs at least one method to measure")
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.touch()  # better to fail now than after measuring
+        check_writable(out)  # better to fail now than after measuring
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # leaves no process or file behind
     console = wide_console()
     record = measure(configs, plan, console)

@@ -13,7 +13,7 @@ from rich.table import Table
 from alda.envs.backgrounds.data import NO_PATHS, Data
 from alda.envs.vector import Pool, default_workers
 from alda.errors import UserError
-from alda.files import write_json
+from alda.files import check_writable, write_json
 from alda.policy import load
 from alda.progress import progress, wide_console
 from alda.provenance import describe_machine
@@ -57,8 +57,7 @@ def evaluate(
     config = dataclasses.replace(policy.config, shifts=tuple(dict.fromkeys(shifts)), data=_over(named, data))
     made_with = config.eval_conditions()
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.touch()  # better to know now than after playing
+        check_writable(out)  # better to fail now than after playing
     jobs = [
         EpisodeRequest(shift, episode_seed) for shift in made_with for episode_seed in episode_seeds(seed, 0, episodes)
     ]
