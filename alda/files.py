@@ -22,7 +22,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Make the folder of a file to be written later; raise OSError where it cannot be written. The file is left alone."""
+    """Make the folder of a file to be written later; raise OSError where that cannot be. The file is left alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, not a file to write")

@@ -15,7 +15,7 @@ def test_a_file_to_be_written_later_is_checked_and_left_alone(tmp_path):
     assert (tmp_path / "old.json").read_text() == "kept"
     with pytest.raises(IsADirectoryError):
         check_writable(tmp_path)
-    with pytest.raises(OSError, match="old.json"):
+    with pytest.raises(OSError, match=r"old\.json"):
         check_writable(tmp_path / "old.json" / "scores.json")
 
 
