@@ -39,7 +39,7 @@ def demo(*, out: Path = Path("demo"), steps: int = 16_000, seed: int = 0) -> Non
         run_dir=out / "run",
         shifts=("train", SHIFTED),
         eval_every=-(-steps // 4),
-        eval_episodes=6,
+        eval_episodes=4,
         video_every=2**31,  # none before the last evaluation
         checkpoint_minutes=2.0,
     )
