@@ -12,7 +12,8 @@ def test_the_demo_leaves_a_curve_a_picture_and_a_video(tmp_path, capsys):
     demo(out=tmp_path, steps=1_050, seed=0)
     printed = capsys.readouterr().out
     for name in ("curve.png", "reconstructions.png"):
-        assert min(Image.open(tmp_path / name).size) > 100
+        with Image.open(tmp_path / name) as picture:
+            assert min(picture.size) > 100
     (video,) = (tmp_path / "run" / "videos").glob(f"*_{SHIFTED}.*")
     assert video.name.startswith("000001050")
     evaluations = [row for row in read_metrics(tmp_path / "run") if "eval/train/return" in row]
