@@ -4,19 +4,16 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 
-import psutil
 import pytest
 from conftest import SMALL
 from rich.console import Console
 
 from alda.agents.alda import ALDAConfig
-from alda.commands.bench import Plan, Worker, bench, measure, measure_training, ratio, steps_per_second, training_run
+from alda.commands.bench import Plan, bench, measure, measure_training, ratio, steps_per_second, training_run
 from alda.config import Config, EnvConfig
-from alda.errors import UserError, WorkerError
-from alda.training.logger import Logger
+from alda.errors import UserError
 
 PLAN = Plan(rounds=2, seconds=0.05, lap=4, laps=2)
 AGENT = ALDAConfig(**{**SMALL, "random_steps": 2})
@@ -26,8 +23,7 @@ CONFIG = Config(
 
 
 @pytest.mark.slow
-def test_a_record_says_how_fast_and_how_large_both_speeds_are(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+def test_a_record_says_how_fast_both_speeds_are():
     record = measure({"small": CONFIG}, PLAN, Console(quiet=True))
     assert (record["task"], record["plan"]["steps"]) == ("cartpole_balance", 12)
     assert record["machine"]["versions"]["torch"]
@@ -41,13 +37,7 @@ def test_a_record_says_how_fast_and_how_large_both_speeds_are(monkeypatch):
         assert all(block["count"] % 2 == 0 and block["seconds"] >= 0.05 for block in one["blocks"]["updates"])
         assert 0 < one["drawing_share"] < 1
         assert one["start_seconds"] >= 0
-        assert one["threads"] == 2
         assert sum(one["time_shares"].values()) == pytest.approx(1, abs=0.01)
-        assert one["memory"]["host"] > 100e6
-        assert one["memory"]["device"] == 0
-    assert (pair["plain"]["workers"], pair["plain"]["memory"]["workers"]) == (0, 0)
-    assert pair["fast"]["workers"] == 1  # no more than episodes
-    assert pair["fast"]["memory"]["workers"] > 50e6
 
 
 def test_ratios_are_of_medians_and_of_neighbours_in_time():
@@ -70,41 +60,10 @@ def test_evaluation_takes_half_as_many_steps_as_training(lap, episodes, tmp_path
     assert training_run(replace(CONFIG, speed="fast"), plan, tmp_path).eval_workers > 0
 
 
-def test_waiting_for_a_turn_is_not_part_of_a_lap(tmp_path, monkeypatch):
-    waited, clock, results = 0.0, time.perf_counter, []
-
-    def turn(result):
-        nonlocal waited
-        waited += 200
-        results.append(result)
-
-    monkeypatch.setattr(time, "perf_counter", lambda: clock() + waited)
-    monkeypatch.setattr(Logger, "flush", Logger.flush)  # brings it back after the test
-    measure_training(turn, training_run(CONFIG, PLAN, tmp_path / "run"))
-    assert results[:-1] == ["lap"] * 3
-    assert [lap["count"] for lap in results[-1]["laps"]] == [4, 4]
-    assert all(0 < lap["seconds"] < 200 for lap in results[-1]["laps"])
-
-
-def fail(turn, error):
-    raise error
-
-
-@pytest.mark.parametrize(
-    ("error", "kind", "message"),
-    [
-        (UserError("no such file"), UserError, "no such file"),
-        (None, WorkerError, "the process that measured small plain died: killed by SIGKILL"),
-    ],
-)
-def test_a_process_that_fails_or_dies_ends_in_a_sentence(error, kind, message):
-    worker = Worker("small plain", fail, error)
-    worker.turn()
-    if error is None:
-        worker.process.kill()
-    with pytest.raises(kind, match=message):
-        worker.turn()
-    worker.close()
+def test_the_first_lap_of_training_does_not_count(tmp_path):
+    laps = measure_training(training_run(CONFIG, PLAN, tmp_path / "run"))
+    assert [lap["count"] for lap in laps] == [4, 4]
+    assert all(lap["seconds"] > 0 for lap in laps)
 
 
 @pytest.mark.parametrize(
@@ -127,14 +86,20 @@ def test_wrong_input_is_refused(options, message):
         bench(**options)
 
 
-def test_a_stopped_command_leaves_no_process_and_no_file(tmp_path):
-    command = [sys.executable, "-m", "alda.cli", "bench", "--rounds", "1", "--seconds", "0.01"]
+def test_a_stopped_command_leaves_no_file(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "alda.cli",
+        "bench",
+        "--methods",
+        "alda_laptop",
+        *["--rounds", "1", "--seconds", "0.01", "--laps", "99"],
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(tmp_path)})
-    began, children = time.monotonic(), []
-    while len(children) < 3 and time.monotonic() - began < 60:  # two that measure, and multiprocessing's own
+    began = time.monotonic()
+    while not any(tmp_path.glob("alda-bench-*/plain/metrics.jsonl")) and time.monotonic() - began < 120:
         time.sleep(0.1)
-        children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 128 + signal.SIGTERM
-    assert psutil.wait_procs(children, timeout=10)[1] == []
-    assert [path for path in Path(tmp_path).iterdir() if path.name.startswith("alda-bench")] == []
+    assert not any(tmp_path.glob("alda-bench-*"))

@@ -1,27 +1,23 @@
-"""`alda bench`: speed and memory of methods, at speed plain beside fast.
+"""`alda bench`: speed of methods, at speed plain beside fast.
 
-Each speed has a process of its own, and the two take turns: a machine that is busy with something else slows down both,
-and ratios compare blocks that are next to each other in time.
+The two take turns: a machine that is busy with something else slows down both, and ratios compare blocks that are next
+to each other in time.
 """
 
 import io
 import itertools
-import multiprocessing
 import signal
 import sys
 import tempfile
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from collections.abc import Callable
+from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, get_args
 
-import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -29,22 +25,20 @@ from rich.table import Table
 from alda.agents import AGENTS, make_agent
 from alda.config import Config, EnvConfig, spec_of
 from alda.envs.tasks import unknown
-from alda.envs.vector import cause_of_death
 from alda.errors import UserError, WorkerError
 from alda.files import check_writable, write_json
 from alda.presets import presets
 from alda.progress import wide_console
 from alda.provenance import describe_machine
 from alda.training.acceleration import Speed, accelerate, synchronize
-from alda.training.logger import Logger, read_metrics
+from alda.training.logger import read_metrics
 from alda.training.replay import Replay
 from alda.training.trainer import train
 
 PAPER_LAP = 10_000  # agent steps between evaluations of 2 shifts x 10 episodes x 250 steps, so half as many
+SPEEDS: tuple[Speed, ...] = get_args(Speed)
 _TRANSITIONS, _EPISODE = 2_000, 250  # of the replay that updates sample from
 _RATES = {"updates": "updates/s", "environment": "environment steps/s", "training": "agent steps/s, end to end"}
-
-Turn = Callable[[Any], Any]  # hands a result to the parent; returns its next request
 
 
 @dataclass(frozen=True)
@@ -81,7 +75,7 @@ def bench(
     device: str | None = None,
     out: Path | None = None,
 ) -> None:
-    """Measure speed and memory of methods on this machine, plain and fast in turns: minutes per method, repo longer.
+    """Measure the speed of methods on this machine, plain and fast in turns: minutes per method, repo longer.
 
     Args:
         methods: Presets to measure, by their names in `alda train`; all: every method.
@@ -89,9 +83,9 @@ def bench(
         batch_size: Transitions per update (None: each method's own; repo counts sequences).
         rounds: Blocks of updates, and of environment steps, at each speed; plain and fast take turns.
         seconds: Least duration of a block of updates in seconds; a block of environment steps takes a third of it.
-        lap: Agent steps between evaluations of the training run that is timed end to end, even (None: 8 on cpu, 1000 on
-            cuda). Evaluation takes half as many steps, as in the paper's run, where a lap has 10,000.
-        laps: Laps of that run that count; one more comes first, which compiles and acts at random.
+        lap: Agent steps between evaluations of the training runs that are timed end to end, even (None: 8 on cpu, 1000
+            on cuda). Evaluation takes half as many steps, as in the paper's run, where a lap has 10,000.
+        laps: Laps of those runs that count; one more comes first, which compiles and acts at random.
         device: Where agents live: cpu or cuda (None: cuda if available).
         out: JSON file to write, with the numbers of every block (None: none).
     """
@@ -136,42 +130,96 @@ def steady(name: str, task: str, device: str, batch_size: int | None = None) -> 
 
 
 def measure(configs: dict[str, Config], plan: Plan, console: Console) -> dict[str, Any]:
-    """Measure each config at both speeds; return a record for JSON, with memory in bytes.
-
-    Raises UserError for settings that cannot work, WorkerError where a process that measures fails.
-    """
-    measured = {name: _measure_pair(name, config, plan, console) for name, config in configs.items()}
+    """Measure each config at both speeds; return a record for JSON. Raises UserError for settings that cannot work."""
+    methods = {}
+    for name, config in configs.items():
+        with console.status(f"measuring {name}"), tempfile.TemporaryDirectory(prefix="alda-bench-") as folder:
+            torch.set_num_threads(config.threads or torch.get_num_threads())
+            raw = _measure_parts({speed: replace(config, speed=speed) for speed in SPEEDS}, plan)
+            for speed in SPEEDS:
+                raw[speed]["laps"] = measure_training(
+                    training_run(replace(config, speed=speed), plan, Path(folder, speed))
+                )
+            methods[name] = _summarise(raw)
     episodes, length = plan.evaluation
+    last = list(configs.values())[-1]
     return {
-        "task": next(iter(configs.values())).env.task,
+        "task": last.env.task,
         "plan": {**vars(plan), "steps": plan.steps, "evaluation_episodes": episodes, "evaluation_length": length},
-        "machine": next(iter(measured.values()))["plain"]["start"]["machine"],
-        "methods": {name: _summarise(pair) for name, pair in measured.items()},
+        "machine": describe_machine(str(last.device)),
+        "methods": methods,
     }
 
 
-# Two processes in turns
+# Parts, in turns
 
 
-def _measure_pair(name: str, config: Config, plan: Plan, console: Console) -> dict[str, dict[str, Any]]:
-    pair = {speed: replace(config, speed=speed) for speed in get_args(Speed)}
-    measured: dict[str, dict[str, Any]] = {speed: {"updates": [], "environment": []} for speed in pair}
-    with console.status(f"measuring {name}"), tempfile.TemporaryDirectory(prefix="alda-bench-") as folder:
-        with _workers(name, measure_parts, {speed: (each, plan.seconds) for speed, each in pair.items()}) as workers:
-            for speed, worker in workers.items():
-                measured[speed]["start"] = worker.turn()
-            for _ in range(plan.rounds):
-                for what in ("updates", "environment"):
-                    for speed, worker in workers.items():
-                        measured[speed][what].append(worker.turn(what))
-        runs = {speed: (training_run(each, plan, Path(folder, speed)),) for speed, each in pair.items()}
-        with _workers(name, measure_training, runs) as workers:
-            for _ in range(1 + plan.laps):
-                for worker in workers.values():
-                    worker.turn()
-            for speed, worker in workers.items():
-                measured[speed] |= worker.turn()
+def _measure_parts(configs: dict[Speed, Config], plan: Plan) -> dict[Speed, dict[str, Any]]:
+    """Measure blocks of updates and of environment steps, at each speed in turn."""
+    measured: dict[Speed, dict[str, Any]] = {speed: {"updates": [], "environment": []} for speed in configs}
+    with closing(next(iter(configs.values())).make_env()) as env:
+        learners = {speed: Learner(config, env) for speed, config in configs.items()}
+        env.reset()
+        for speed, learner in learners.items():
+            measured[speed]["start"] = {"seconds": learner.start_seconds, "updates": learner.warm_up}
+        for _ in range(plan.rounds):
+            for speed, learner in learners.items():
+                measured[speed]["updates"].append(_block(learner.learn, plan.seconds))
+            for speed in learners:
+                drawn = env.drawing_seconds
+                block = _block(lambda: _play(env), plan.seconds / 3)
+                measured[speed]["environment"].append(block | {"drawing_seconds": env.drawing_seconds - drawn})
     return measured
+
+
+class Learner:
+    """Agent that learns from a replay of random frames."""
+
+    def __init__(self, config: Config, env: Any) -> None:
+        spec, self.device = spec_of(env), torch.device(str(config.device))
+        torch.manual_seed(0)
+        self.agent = make_agent(config.agent, spec).to(self.device)
+        self.agent.prepare(config.data)
+        discount, code_dim = config.agent.discount, self.agent.code_dim
+        self.replay = Replay(spec, _TRANSITIONS, discount, self.device, code_dim=code_dim)
+        for i in range(_TRANSITIONS):
+            obs = torch.randint(256, spec.obs_shape[1:], dtype=torch.uint8).expand(spec.obs_shape)
+            if i % _EPISODE == 0:
+                self.replay.add_first(obs)
+            self.replay.add(torch.rand(spec.action_dim) * 2 - 1, float(torch.rand(())), False, obs)
+        # updates: every second one updates the actor
+        self.at_once, self.warm_up = (20, 40) if self.device.type == "cuda" else (2, 4)
+        self.step = itertools.count()
+        synchronize(self.device)
+        begun = time.perf_counter()
+        accelerate(self.agent, config.speed)
+        for _ in range(self.warm_up // self.at_once):  # compiles or captures everything
+            self.learn()
+        self.start_seconds = time.perf_counter() - begun
+
+    def learn(self) -> int:
+        for _ in range(self.at_once):
+            self.agent.update(self.replay, next(self.step))
+        synchronize(self.device)
+        return self.at_once
+
+
+def _play(env: Any) -> int:
+    _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+    if terminated or truncated:
+        env.reset()
+    return 1
+
+
+def _block(work: Callable[[], int], seconds: float) -> dict[str, float]:
+    """Repeat work, which returns how much it did, for at least these seconds."""
+    count, start = 0, time.perf_counter()
+    while (spent := time.perf_counter() - start) < seconds:
+        count += work()
+    return {"count": count, "seconds": spent}
+
+
+# Training, end to end
 
 
 def training_run(config: Config, plan: Plan, run_dir: Path) -> Config:
@@ -188,139 +236,18 @@ def training_run(config: Config, plan: Plan, run_dir: Path) -> Config:
     return replace(config, eval_workers=workers).resolved()
 
 
-class Worker:
-    """Process that measures when it has its turn, and waits otherwise."""
-
-    def __init__(self, title: str, measure: Callable[..., None], *settings: Any) -> None:
-        self.title = title
-        spawn = multiprocessing.get_context("spawn")
-        self._connection, theirs = spawn.Pipe()
-        self.process = spawn.Process(target=_work, args=(theirs, measure, *settings))
-        self.process.start()
-        theirs.close()
-
-    def turn(self, request: str = "") -> Any:
-        """Return what the process answers. Raises what is raised there, and WorkerError where the process dies."""
-        try:
-            self._connection.send(request)
-            answer = self._connection.recv()
-        except (EOFError, ConnectionError):
-            self.process.join()
-            cause = cause_of_death(self.process.exitcode or 0)
-            raise WorkerError(f"the process that measured {self.title} died: {cause}") from None
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.join()
-        self._connection.close()
-
-
-@contextmanager
-def _workers(name: str, measure: Callable[..., None], settings: dict[str, Any]) -> Iterator[dict[str, Worker]]:
-    with ExitStack() as stack:
-        workers = {speed: Worker(f"{name} {speed}", measure, *each) for speed, each in settings.items()}
-        for worker in workers.values():
-            stack.callback(worker.close)
-        for worker in workers.values():
-            worker.turn()  # has imported what it needs
-        yield workers
-
-
-def _work(connection: Connection, measure: Callable[..., None], *settings: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
-
-    def turn(result: Any) -> Any:
-        connection.send(result)
-        return connection.recv()
-
-    with suppress(EOFError, ConnectionError):  # the parent is gone
-        connection.recv()
-        turn("ready")
-        try:
-            measure(turn, *settings)
-        except UserError as error:
-            connection.send(error)
-        except Exception as error:
-            connection.send(WorkerError(f"measuring failed with {error!r}\n{traceback.format_exc().rstrip()}"))
-
-
-def measure_parts(turn: Turn, config: Config, seconds: float) -> None:
-    """Measure blocks of updates, or of environment steps with random actions, as the parent asks for them."""
-    assert config.device is not None
-    device = torch.device(config.device)
-    torch.set_num_threads(config.threads or torch.get_num_threads())
-    torch.manual_seed(0)
-    env = config.make_env()
-    spec = spec_of(env)
-    agent = make_agent(config.agent, spec).to(device)
-    agent.prepare(config.data)
-    replay = Replay(spec, _TRANSITIONS, config.agent.discount, device, code_dim=agent.code_dim)
-    for i in range(_TRANSITIONS):
-        obs = torch.randint(256, spec.obs_shape[1:], dtype=torch.uint8).expand(spec.obs_shape)
-        if i % _EPISODE == 0:
-            replay.add_first(obs)
-        replay.add(torch.rand(spec.action_dim) * 2 - 1, float(torch.rand(())), False, obs)
-    at_once, warm_up = (20, 40) if device.type == "cuda" else (2, 4)  # updates: every second one updates the actor
-    step = itertools.count()
-
-    def learn() -> int:
-        for _ in range(at_once):
-            agent.update(replay, next(step))
-        synchronize(device)
-        return at_once
-
-    def play() -> int:
-        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
-        if terminated or truncated:
-            env.reset()
-        return 1
-
-    synchronize(device)
-    begun = time.perf_counter()
-    accelerate(agent, config.speed)
-    for _ in range(warm_up // at_once):  # compiles or captures everything
-        learn()
-    start = {"seconds": time.perf_counter() - begun, "updates": warm_up, "machine": describe_machine(config.device)}
-    env.reset()
-    request = turn(start)
-    while True:
-        drawn = env.drawing_seconds
-        block = _block(learn, seconds) if request == "updates" else _block(play, seconds / 3)
-        request = turn(block | {"drawing_seconds": env.drawing_seconds - drawn})
-
-
-def _block(work: Callable[[], int], seconds: float) -> dict[str, float]:
-    """Repeat work, which returns how much it did, for at least these seconds."""
-    count, start = 0, time.perf_counter()
-    while (spent := time.perf_counter() - start) < seconds:
-        count += work()
-    return {"count": count, "seconds": spent}
-
-
-def measure_training(turn: Turn, config: Config) -> None:
-    """Train, and wait for a turn after each line of metrics, when the clock of the next lap has not started."""
-    flush, output, workers = Logger.flush, io.StringIO(), list[int]()
-
-    def flush_and_wait(*values: Any) -> dict[str, float]:
-        line = flush(*values)
-        workers[:] = [_peak_memory(process) for process in psutil.Process().children()]
-        turn("lap")
-        return line
-
-    Logger.flush = flush_and_wait  # type: ignore[assignment, method-assign]
+def measure_training(config: Config) -> list[dict[str, Any]]:
+    """Train; return count of steps, seconds and shares of time of every lap but the first."""
+    output = io.StringIO()
     try:
         with redirect_stdout(output):
             run_dir = train(config)
-    except SystemExit:
+    except SystemExit as end:
+        if end.code not in (1, 2):
+            raise  # by a signal
         raise WorkerError(f"training ended: {output.getvalue().rstrip().rpartition(chr(10))[2]}") from None
-    memory = {"host": _peak_memory(psutil.Process()), "workers": sum(workers), "device": 0}
-    if str(config.device).startswith("cuda"):
-        memory["device"] = torch.cuda.max_memory_allocated(config.device)
     lines = [line for line in read_metrics(run_dir) if "speed/steps_per_second" in line][1:]
-    turn({"laps": [_lap(line, config.log_every) for line in lines], "workers": len(workers), "memory": memory})
+    return [_lap(line, config.log_every) for line in lines]
 
 
 def _lap(line: dict[str, Any], steps: int) -> dict[str, Any]:
@@ -328,18 +255,16 @@ def _lap(line: dict[str, Any], steps: int) -> dict[str, Any]:
     return {"count": steps, "seconds": steps / line["speed/steps_per_second"], "shares": shares}
 
 
-def _peak_memory(process: psutil.Process) -> int:
-    """Return the most bytes that a process has held, or those it holds now where the system does not count."""
-    status = Path(f"/proc/{process.pid}/status")
-    if not status.exists():
-        return process.memory_info().rss
-    return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
+def steps_per_second(lap: dict[str, Any]) -> float:
+    """Return the speed of a lap as long as the paper's: what happens once a lap, mostly saving, then takes less."""
+    once = (lap["shares"]["checkpoint"] + lap["shares"]["other"]) * max(0.0, 1 - lap["count"] / PAPER_LAP)
+    return lap["count"] / (lap["seconds"] * (1 - once))
 
 
 # Numbers and table
 
 
-def _summarise(pair: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _summarise(pair: dict[Speed, dict[str, Any]]) -> dict[str, Any]:
     rates = {speed: _rates(raw) for speed, raw in pair.items()}
     summary: dict[str, Any] = {"ratio": {what: ratio(rates["plain"][what], rates["fast"][what]) for what in _RATES}}
     for speed, raw in pair.items():
@@ -349,10 +274,10 @@ def _summarise(pair: dict[str, dict[str, Any]]) -> dict[str, Any]:
             "per_second": {what: median(values) for what, values in rates[speed].items()},
             "drawing_share": played["drawing_seconds"] / played["seconds"],
             "start_seconds": max(0.0, start["seconds"] - start["updates"] / median(rates[speed]["updates"])),
-            "threads": start["machine"]["threads"],
+            "threads": torch.get_num_threads(),
             "time_shares": {name: mean(lap["shares"][name] for lap in laps) for name in laps[0]["shares"]},
             "blocks": {what: raw[what] for what in ("updates", "environment")},
-            **{name: raw[name] for name in ("laps", "workers", "memory")},
+            "laps": laps,
         }
     return summary
 
@@ -360,12 +285,6 @@ def _summarise(pair: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def _rates(raw: dict[str, Any]) -> dict[str, list[float]]:
     rates = {what: [block["count"] / block["seconds"] for block in raw[what]] for what in ("updates", "environment")}
     return rates | {"training": [steps_per_second(lap) for lap in raw["laps"]]}
-
-
-def steps_per_second(lap: dict[str, Any]) -> float:
-    """Return the speed of a lap as long as the paper's: what happens once a lap, mostly saving, then takes less."""
-    once = (lap["shares"]["checkpoint"] + lap["shares"]["other"]) * max(0.0, 1 - lap["count"] / PAPER_LAP)
-    return lap["count"] / (lap["seconds"] * (1 - once))
 
 
 def ratio(plain: list[float], fast: list[float]) -> dict[str, float]:
@@ -380,7 +299,7 @@ def _show(record: dict[str, Any], console: Console) -> None:
     bf16 = "with" if machine["bfloat16"] else "without"
     words = f"{machine['device']}, {machine['cores']} cores, {bf16} bfloat16, {machine['renderer']}"
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    table = Table(title=f"speed and memory on {record['task']}", caption=f"{words}\n{versions}")
+    table = Table(title=f"speed on {record['task']}", caption=f"{words}\n{versions}")
     for column in ("method", "", "plain", "fast", "fast / plain"):
         table.add_column(column, justify="right" if column in ("plain", "fast", "fast / plain") else "left")
     for method, pair in record["methods"].items():
@@ -392,9 +311,6 @@ def _show(record: dict[str, Any], console: Console) -> None:
             table.add_row(first, unit, *values, f"{spread[what]['of_medians']:.2f} {bounds}")
         table.add_row("", "of environment steps, drawing", *(f"{one['drawing_share']:.0%}" for one in both))
         table.add_row("", "start, s", *(f"{one['start_seconds']:.3g}" for one in both))
-        for where in ("host", "workers", "device"):
-            if any(one["memory"][where] for one in both):
-                table.add_row("", f"{where} memory, GB", *(f"{one['memory'][where] / 1e9:.2f}" for one in both))
         for part in both[0]["time_shares"]:
             table.add_row("", f"training time: {part}", *(f"{one['time_shares'][part]:.1%}" for one in both))
         table.add_section()
