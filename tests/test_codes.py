@@ -213,12 +213,27 @@ def test_codes_that_cannot_be_stored_are_refused(setting, message):
         make_agent(Config(small_config("alda_stored", **setting)).resolved().agent, SPEC)
 
 
-def test_a_task_names_the_policy_that_comes_with_the_package(tmp_path, monkeypatch):
-    policy = alda.load("walker_stand")
-    assert (policy.config.env.task, policy.config.name, policy.step) == ("walker_stand", "alda_laptop", 16_000)
+@pytest.mark.parametrize(
+    ("task", "step"),
+    [
+        ("walker_stand", 16_000),
+        *[
+            ("cartpole_balance", 50_000),
+            ("ball_in_cup_catch", 50_000),
+            ("walker_walk", 100_000),
+            ("finger_spin", 100_000),
+        ],
+    ],
+)
+def test_a_task_names_the_policy_that_comes_with_the_package(task, step):
+    policy = alda.load(task)
+    assert (policy.config.env.task, policy.config.name, policy.step) == (task, "alda_laptop", step)
     obs = np.random.default_rng(0).integers(256, size=policy.spec.obs_shape, dtype=np.uint8)
-    assert policy.act(obs).shape == (6,)
+    assert policy.act(obs).shape == (policy.spec.action_dim,)
     assert policy.reconstruct(obs).shape == (3, 64, 64)
+
+
+def test_a_folder_comes_before_a_policy_of_the_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "walker_stand").mkdir()  # a folder of that name comes first
     for name in ("walker_stand", "nonesuch"):

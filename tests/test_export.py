@@ -166,12 +166,6 @@ def test_an_export_without_weights_that_only_learning_reads_acts_and_has_no_q(me
             alda.load(folder)
 
 
-def test_the_policy_that_comes_with_the_package_is_loaded_by_its_task():
-    policy = alda.load("walker_stand")
-    assert (policy.config.env.task, policy.step, policy.complete) == ("walker_stand", 16_000, False)
-    assert abs(policy.act(observations(policy, 1)[0])).max() <= 1
-
-
 def test_an_export_is_played_like_a_run(made, tmp_path):
     options = {"shifts": ("train",), "episodes": 1, "workers": 0, "out": tmp_path / "scores.json"}
     of_run, of_export = (evaluate(place, **options)["worlds"] for place in made("alda"))
