@@ -71,7 +71,7 @@ def rows_of(runs, folder):
     for one in runs:
         write(one, folder)
     rows = compare((folder,))
-    found = {(row.world, row.mark and row.mark.steps): row for row in rows}
+    found = {(row.shift, row.mark and row.mark.steps): row for row in rows}
     assert len(found) == len(rows)
     return found
 
@@ -148,7 +148,7 @@ def test_without_published_steps_or_value_there_is_no_verdict(tmp_path):
 def test_a_variant_stands_beside_values_of_that_variant(tmp_path):
     write(run(1500, agent=SVEAConfig(augmentation="conv"), name="svea_conv"), tmp_path)
     write(run(1500, seed=1, agent=SVEAConfig()), tmp_path)
-    found = {(row.method, row.mark.value) for row in compare((tmp_path,)) if row.mark and row.world == "color_hard"}
+    found = {(row.method, row.mark.value) for row in compare((tmp_path,)) if row.mark and row.shift == "color_hard"}
     assert found == {("SVEA, augmentation conv", 760), ("SVEA", 795), ("SVEA", 749), ("SVEA", 667)}
 
 
@@ -187,7 +187,7 @@ def test_a_final_evaluation_is_shown_where_all_seeds_have_the_same_episodes(tmp_
     one, two = (write(run(800, seed=seed), tmp_path) for seed in (0, 1))
 
     def shown():
-        return {(row.world, row.final, row.episodes) for row in compare((tmp_path,)) if row.steps[0] == 460_000}
+        return {(row.shift, row.final, row.episodes) for row in compare((tmp_path,)) if row.steps[0] == 460_000}
 
     nothing = {("train", None, None), ("color_hard", None, None)}
     evaluate(one, 810.0)

@@ -248,7 +248,7 @@ def test_a_figure_comes_with_the_table_it_is_drawn_from(drawn):
     with (out / "figure_5.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["return"]) for row in rows] == [row["return"] for row in record["table"]]
-    here = [row for row in record["table"] if (row["world"], row["curve"]) == ("train", "ALDA")]
+    here = [row for row in record["table"] if (row["shift"], row["curve"]) == ("train", "ALDA")]
     means = {row["step"]: row for row in here if row["series"] == "mean"}
     assert {step: row["return"] for step, row in means.items()} == {0: 50, 50_000: 500, 100_000: 850}
     assert (means[50_000]["low"], means[50_000]["high"]) == (400, 600)  # each end is one resample in four
@@ -257,7 +257,7 @@ def test_a_figure_comes_with_the_table_it_is_drawn_from(drawn):
     assert [(row["return"], row["low"], row["high"]) for row in ends] == [(872, 783, 931)]
     alone = [row for row in record["table"] if (row["curve"], row["series"]) == ("SVEA", "mean")]
     assert {row["low"] for row in alone} == {None}
-    final = next(cell["final"] for cell in record["cells"] if (cell["world"], cell["curve"]) == ("train", "ALDA"))
+    final = next(cell["final"] for cell in record["cells"] if (cell["shift"], cell["curve"]) == ("train", "ALDA"))
     assert sorted(final["runs"].values()) == pytest.approx([400, 1600 / 3])
     assert final["mean"] == pytest.approx((400 + 1600 / 3) / 2)
     assert final["seeds"] == [0, 1]

@@ -36,7 +36,7 @@ def aggregate_table(made: Comparison) -> list[dict[str, Any]]:
         first = next(iter(scores))
         for curve, own in scores.items():
             runs = sum(map(len, own))
-            place = {"world": shift, "curve": curve.label, "tasks": len(own), "runs": runs}
+            place = {"shift": shift, "curve": curve.label, "tasks": len(own), "runs": runs}
             for name, statistic in STATISTICS.items():
                 rows.append(place | _row(name, stats.aggregate(statistic, own)))
             profile = stats.performance_profile(own, _THRESHOLDS)
@@ -89,11 +89,11 @@ def _shared_tasks(measured: Sequence[set[str]]) -> set[str]:
 
 def draw_aggregates(made: Comparison, rows: Sequence[dict[str, Any]]) -> Any:
     """Draw a line of panels for each shift."""
-    lines = max(len({row["curve"] for row in rows if row["world"] == shift}) for shift in made.shifts)
+    lines = max(len({row["curve"] for row in rows if row["shift"] == shift}) for shift in made.shifts)
     figure = new_figure(13.0, max(2.2, 0.7 + 0.24 * lines) * len(made.shifts) + 1)
     panels = figure.subplots(len(made.shifts), 5, squeeze=False, width_ratios=(1, 1, 1, 1.3, 1))
     for shift, line in zip(made.shifts, panels, strict=True):
-        here = [row for row in rows if row["world"] == shift]
+        here = [row for row in rows if row["shift"] == shift]
         line[0].set_ylabel(shift)
         for name, axes in zip(STATISTICS, line, strict=False):
             _draw_bars(axes, made, [row for row in here if row["statistic"] == name], "curve")

@@ -9,7 +9,7 @@ from typing import Any
 
 from alda.analysis.runs.curves import AGGREGATE, FIGURES, METHODS, Curve
 from alda.analysis.runs.published import TASKS, Published, published
-from alda.analysis.runs.table import OF_WORLD, Cell, Run, differences, listed, put_together
+from alda.analysis.runs.table import OF_SHIFT, Cell, Run, differences, listed, put_together
 from alda.envs import SHIFTS
 from alda.envs.shifts.base import parse_shift
 from alda.errors import UserError
@@ -211,7 +211,7 @@ def _remark_on_settings(made: Comparison) -> None:
     for shift, task in itertools.product(made.shifts, made.tasks):
         cells = [cell for _, cell in made.drawn(shift, task)]
         differing = differences([run for cell in cells for run in cell.runs], shift)
-        if names := [name for name in differing if name in OF_WORLD]:
+        if names := [name for name in differing if name in OF_SHIFT]:
             made.remark(f"curves side by side differ in {', '.join(names)}", f"{task} in {shift}")
         if len({int(cell.steps[-1]) for cell in cells}) > 1:
             made.remark("curves side by side end at different steps", f"{task} in {shift}")

@@ -14,7 +14,7 @@ from alda.analysis.runs.comparison import Comparison, published_for
 from alda.analysis.runs.curves import Curve
 from alda.analysis.runs.learning_curves import RETURN, STEPS
 from alda.analysis.runs.published import PAPER_STEPS, Published
-from alda.analysis.runs.table import OF_WORLD, Cell
+from alda.analysis.runs.table import OF_SHIFT, Cell
 from alda.analysis.stats import score_over_seeds
 
 _CAPTION_LINES = 8
@@ -23,7 +23,7 @@ _PANEL = (2.7, 2.2)  # inches
 
 def curve_table(made: Comparison) -> list[dict[str, Any]]:
     """Return one row for each point: means over seeds with their intervals, every seed, published values."""
-    columns = ("world", "task", "curve", "series", "step", "return", "low", "high", "from")
+    columns = ("shift", "task", "curve", "series", "step", "return", "low", "high", "from")
     rows: list[tuple[Any, ...]] = []
     for place, cell in made.cells.items():
         for step, score in cell.scores.items():
@@ -134,8 +134,8 @@ def record_of(number: str, made: Comparison, rows: Sequence[dict[str, Any]]) -> 
             "seeds": [run.config.seed for run in cell.runs],
             "runs": {str(run.path): of_run for run, of_run in zip(cell.runs, cell.final.tolist(), strict=True)},
         }
-        made_with = {name: values for name, values in cell.conditions().items() if name in OF_WORLD}
-        cells.append({"world": shift, "task": task, "curve": label, "final": final, "made_with": made_with})
+        made_with = {name: values for name, values in cell.conditions().items() if name in OF_SHIFT}
+        cells.append({"shift": shift, "task": task, "curve": label, "final": final, "made_with": made_with})
     return {
         "figure": number,
         "title": made.title,

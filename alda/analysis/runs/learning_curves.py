@@ -26,10 +26,10 @@ def draw_runs(runs: Sequence[Run]) -> Any:
     decodes = any(f"eval/{shift}/psnr" in rows[0] for _, shift, _, rows in lines)
     figure = new_figure(9.0 if decodes else 5.0, 3.4 + 0.2 * len(lines))
     panels = figure.subplots(1, 2 if decodes else 1, squeeze=False)[0]
-    for config, shift, world, rows in lines:
+    for config, shift, made_with, rows in lines:
         variant = "" if config.name == Config.name else f" {config.name}"
         label = shift if len(runs) == 1 else f"{config.env.task}, {config.method}{variant} {config.seed}, {shift}"
-        label += _told_apart(world, [other for _, name, other, _ in lines if name == shift])
+        label += _told_apart(made_with, [other for _, name, other, _ in lines if name == shift])
         steps = [row["step"] / 1000 for row in rows]
         means = [row[f"eval/{shift}/return"] for row in rows]
         singles = [row.get(f"eval/{shift}/returns", [mean]) for row, mean in zip(rows, means, strict=True)]
@@ -55,22 +55,22 @@ def draw_runs(runs: Sequence[Run]) -> Any:
 
 
 def _lines(run: Run) -> Iterator[tuple[Config, str, Conditions, list[dict[str, Any]]]]:
-    """Yield config, shift, world and evaluations of each line."""
+    """Yield config, shift, conditions and evaluations of each line."""
     for shift in run.shifts:
         made: list[tuple[Conditions, list[dict[str, Any]]]] = []
         for row in run.evaluations:
             if row.get(f"eval/{shift}/return") is not None:
-                world = row.get(f"eval/{shift}/world", {})
-                if world not in [other for other, _ in made]:
-                    made.append((world, []))
-                next(rows for other, rows in made if other == world).append(row)
-        for world, rows in made:
-            yield run.config, shift, world, rows
+                made_with = row.get(f"eval/{shift}/world", {})
+                if made_with not in [other for other, _ in made]:
+                    made.append((made_with, []))
+                next(rows for other, rows in made if other == made_with).append(row)
+        for made_with, rows in made:
+            yield run.config, shift, made_with, rows
 
 
-def _told_apart(world: Conditions, others: list[Conditions]) -> str:
-    """Return what tells a world from others under the same shift, as in ' (background davis-2017)'."""
+def _told_apart(made_with: Conditions, others: list[Conditions]) -> str:
+    """Return how conditions differ from others under the same shift, as in ' (background davis-2017)'."""
     keys = dict.fromkeys(key for other in others for key in other)
-    told = [key for key in keys if any(other.get(key) != world.get(key) for other in others)]
-    parts = [f"{key} {world.get(key, 'unknown')}" for key in told]
+    told = [key for key in keys if any(other.get(key) != made_with.get(key) for other in others)]
+    parts = [f"{key} {made_with.get(key, 'unknown')}" for key in told]
     return f" ({', '.join(parts)})" if parts else ""

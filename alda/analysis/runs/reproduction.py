@@ -27,7 +27,7 @@ _CAPTION = (
     "interval; published: 95 % band as stated, or 1.96 standard deviations of the mean over seeds"
 )
 # widest in letters, None: never folded; so the table fits into 160
-COLUMNS = {"task": 17, "method": 12, "world": 14, "ours": None, "seeds": None, "steps": 10, "final evaluation": 14}
+COLUMNS = {"task": 17, "method": 12, "shift": 14, "ours": None, "seeds": None, "steps": 10, "final evaluation": 14}
 COLUMNS |= {"published": None, "at step": None, "verdict": 21, "differs": 9}
 _THEIRS = ("value", "low", "high", "spread", "seeds", "steps", "image_size", "action_repeat", "simulator", "source")
 
@@ -42,7 +42,7 @@ class Row:
 
     task: str
     method: str
-    world: str
+    shift: str
     ours: Score
     steps: tuple[int, int]
     final: Score | None
@@ -62,7 +62,7 @@ class Row:
     def for_csv(self) -> dict[str, Any]:
         """Return a column for each number, None where there is none."""
         row = self.for_json()
-        flat = {name: row[name] for name in ("task", "method", "world")}
+        flat = {name: row[name] for name in ("task", "method", "shift")}
         flat |= {f"our_{name}": value for name, value in row["ours"].items()}
         flat |= dict(zip(("our_first_step", "our_last_step"), self.steps, strict=True))
         flat |= {f"final_{name}": (row["final"] or {}).get(name) for name in row["ours"]}
@@ -185,6 +185,6 @@ def in_words(rows: Sequence[Row]) -> tuple[list[list[str]], list[str]]:
             at = f"{row.mark.steps:,}" if row.mark.steps else "not stated"
         differs = " ".join(f"d{place}" for place, what in enumerate(differences, 1) if what in row.differs)
         ours = [str(row.ours), str(row.ours.seeds), steps]
-        lines.append([row.task, row.method, row.world, *ours, final, published, at, row.verdict, differs])
+        lines.append([row.task, row.method, row.shift, *ours, final, published, at, row.verdict, differs])
     legend = [_CAPTION, *(f"[{number}] {source}" for number, source in enumerate(sources, 1))]
     return lines, legend + [f"d{place}: {what}" for place, what in enumerate(differences, 1)]

@@ -26,7 +26,7 @@ from alda.presets import presets
 from alda.training.logger import read_metrics
 
 # what scores under a shift depend on besides the agent
-OF_WORLD = (
+OF_SHIFT = (
     *("simulator", "renderer", "background", "colors", "profile", "visuals", "reference"),
     *("action_repeat", "frames", "image_size", "episode_length"),
 )
@@ -110,7 +110,7 @@ class Run:
         found = {name: {str(value)} for name, value in made.items()}
         env = vars(self.config.env)
         worlds = [row.get(f"eval/{shift}/world", {}) for row in self.evaluations if f"eval/{shift}/return" in row]
-        return found | {name: {str(world.get(name, env.get(name, "unknown"))) for world in worlds} for name in OF_WORLD}
+        return found | {name: {str(world.get(name, env.get(name, "unknown"))) for world in worlds} for name in OF_SHIFT}
 
     @property
     def _agent(self) -> dict[str, Any]:
