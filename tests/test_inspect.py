@@ -1,4 +1,5 @@
 import base64
+import contextlib
 import dataclasses
 import http.client
 import io
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -58,7 +60,9 @@ def seen(run):
 
 def request(server, method, path, body=b"", **headers):
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
-    connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+    connection.request(
+        method, server.folder + path, body, {name.replace("_", "-"): value for name, value in headers.items()}
+    )
     response = connection.getresponse()
     content = response.read()
     connection.close()
@@ -66,7 +70,7 @@ def request(server, method, path, body=b"", **headers):
 
 
 def ask(server, question, **words):
-    response, content = request(server, "POST", f"/api/{question}", json.dumps(words).encode())
+    response, content = request(server, "POST", f"api/{question}", json.dumps(words).encode())
     return response.status, json.loads(content)
 
 
@@ -186,14 +190,16 @@ def test_a_code_is_decoded_as_the_agent_does(server, seen):
 )
 def test_bad_questions_get_one_sentence(server, question, body, sentence):
     play(server, "train")
-    response, content = request(server, "POST", f"/api/{question}", body)
+    response, content = request(server, "POST", f"api/{question}", body)
     assert response.status == 400
     assert sentence in json.loads(content)["error"]
 
 
 def test_a_question_without_its_length_is_refused(server):
     with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as connection:
-        connection.sendall(b"POST /api/about HTTP/1.0\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n{}")
+        connection.sendall(
+            b"POST " + server.folder.encode() + b"api/about HTTP/1.0\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n{}"
+        )
         assert b"400" in connection.recv(100)
 
 
@@ -211,7 +217,7 @@ def test_a_question_without_its_length_is_refused(server):
     ],
 )
 def test_only_pages_of_this_machine_get_answers(server, headers, status):
-    for method, path, body in (("GET", "/", b""), ("POST", "/api/about", b"{}")):
+    for method, path, body in (("GET", "", b""), ("POST", "api/about", b"{}")):
         response, _ = request(server, method, path, body, **headers)
         assert response.status == status
         assert response.getheader("Access-Control-Allow-Origin") is None
@@ -219,15 +225,67 @@ def test_only_pages_of_this_machine_get_answers(server, headers, status):
 
 def test_there_is_nothing_to_get_but_the_page(server):
     assert server.server_address[0] == "127.0.0.1"
-    response, content = request(server, "GET", "/")
+    response, content = request(server, "GET", "")
     assert response.status == 200
     assert content.startswith(b"<!doctype html>")
     assert b"http://" not in content  # nothing comes from elsewhere
     assert b"https://" not in content
-    for path in ("/inspector.html", "/../inspector.py", "//etc/passwd", "/api/"):
+    for path in ("inspector.html", "../inspector.py", "/etc/passwd", "api/"):
         assert request(server, "GET", path)[0].status == 404
-    for path in ("/about", "/api/close", "/api/_frames", "/api/__init__"):
+    for path in ("about", "api/close", "api/_frames", "api/__init__"):
         assert request(server, "POST", path, b"{}")[0].status == 404
+
+
+def test_who_does_not_know_the_address_gets_nothing(server):
+    for method, path in (
+        ("GET", "/"),
+        ("POST", "/api/about"),
+        ("POST", "/x/api/about"),
+        ("GET", server.folder[:-2] + "/"),
+    ):
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
+        connection.request(method, path, b"{}")
+        assert connection.getresponse().status == 404
+        connection.close()
+
+
+def test_a_question_that_never_ends_is_dropped_quietly(server, monkeypatch, capfd):
+    monkeypatch.setattr(inspector.Handler, "patience", 0.3)
+    head = f"POST {server.folder}api/about HTTP/1.0\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n".encode()
+    for sent in (head[:10], head, head + b"{"):
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as connection:
+            connection.sendall(sent)
+            assert b" 200 " not in connection.recv(1000)  # returns when the server hangs up
+    assert capfd.readouterr().err == ""
+
+
+def test_more_connections_than_can_be_served_are_closed(server):
+    crowd = [socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(inspector._MOST_CONNECTIONS)]
+    try:
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as late:
+            assert late.recv(1) == b""
+    finally:
+        for connection in crowd:
+            connection.close()
+    answers, deadline = [], time.monotonic() + 20
+    while not answers and time.monotonic() < deadline:
+        with contextlib.suppress(ConnectionError):
+            answers.append(request(server, "GET", "")[0].status)
+    assert answers == [200]
+
+
+def test_only_a_few_episodes_are_kept():
+    session = session_of("sac")
+    while not session.play("train")["done"]:
+        pass
+    shifts = [f"distracting_color:{strength}" for strength in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)]
+    for shift in shifts:
+        session.play(shift)
+    begun = session._episodes
+    assert list(begun) == ["train", *shifts[-inspector._MOST_SHIFTS :]]
+    with pytest.raises(UserError, match="0 steps are played"):
+        session.state(shifts[0], 0)
+    session.close()
 
 
 # the session alone
@@ -329,8 +387,9 @@ def test_the_command_opens_the_page_and_serves_until_it_is_interrupted(heard, ru
 
     def visit(address):
         try:
-            connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
-            connection.request("POST", "/api/about", b"{}")
+            _, _, host, folder, _ = address.split("/")
+            connection = http.client.HTTPConnection(host, timeout=60)
+            connection.request("POST", f"/{folder}/api/about", b"{}")
             found.append(connection.getresponse().status)
             connection.close()
         finally:

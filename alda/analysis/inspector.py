@@ -2,13 +2,16 @@
 
     page (inspector.html) -> JSON -> Server -> one thread, with agent and simulator: Session -> JSON -> page
 
-Only this machine is served, and only where the browser calls it by its own name, which keeps other sites' pages out. No
-file is read but the page itself.
+Only this machine is served, only under a folder with a random name, which keeps out its other users, and only where the
+browser calls it by its own name, which keeps out other sites' pages. No file is read but the page itself.
 """
 
 import base64
 import io
 import json
+import secrets
+import socket
+import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
@@ -44,6 +47,8 @@ _THUMBNAILS = 16  # of an episode
 _BATCH = 64  # states that the agent looks at at once
 _LARGEST = 1e6  # number that is decoded
 _MOST_BYTES = 100_000  # of a question
+_MOST_SHIFTS = 4  # whose episodes are kept, besides the clean one
+_MOST_CONNECTIONS = 32  # at a time
 _QUESTIONS: dict[str, dict[str, type]] = {  # what a session may be asked, with arguments
     "about": {},
     "play": {"shift": str},
@@ -126,6 +131,8 @@ class Session:
         while not episode.done and time.monotonic() < end:
             episode.advance()
         self._episodes[shift] = episode  # one that fails is not kept
+        for other in [name for name in self._episodes if name != CLEAN][:-_MOST_SHIFTS]:
+            self._episodes.pop(other).play.close()  # and its simulator
         film = strip(episode.frames) if episode.done else None
         return {"played": len(episode.frames), "length": episode.length, "done": episode.done, "strip": film}
 
@@ -251,16 +258,33 @@ def serving(open_session: Callable[[], Session], port: int) -> Iterator["Server"
 
 
 class Server(ThreadingHTTPServer):
-    """Brings questions to the session, one at a time, in its thread."""
+    """Brings questions to the session, one at a time, in its thread. folder: path of the page, a secret."""
+
+    request_queue_size = 2 * _MOST_CONNECTIONS  # that wait to be accepted
 
     def __init__(self, session: Session, thread: ThreadPoolExecutor, port: int) -> None:
         self.session, self.thread = session, thread
+        self.free = threading.BoundedSemaphore(_MOST_CONNECTIONS)
+        self.folder = f"/{secrets.token_urlsafe(16)}/"
         self.page = files("alda.analysis").joinpath("inspector.html").read_bytes()
         try:
             super().__init__(("127.0.0.1", port), Handler)
         except OSError as error:
             raise UserError(f"port {port}: {error.strerror}; name another by --port, or 0 for any free one") from error
-        self.address = f"http://127.0.0.1:{self.server_port}"
+        self.address = f"http://127.0.0.1:{self.server_port}{self.folder}"
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread of its own; close the connection where too many are open."""
+        if self.free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.free.release()
 
     def ask(self, question: str, given: object) -> dict[str, Any]:
         """Return the session's answer. Raises UserError for arguments that do not belong to the question."""
@@ -272,10 +296,23 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """GET / is the page, POST /api/QUESTION with a JSON object an answer; errors are {"error": a sentence}."""
+    """GET FOLDER is the page, POST FOLDER/api/QUESTION with a JSON object an answer, or {"error": a sentence}."""
 
     server: Server
-    timeout = 30  # seconds that a question may take to arrive
+    patience = 30.0  # seconds that a question may take to arrive, however slowly it drips
+
+    def setup(self) -> None:
+        super().setup()
+        self.hang_up = threading.Timer(self.patience, self._stop_reading)
+        self.hang_up.start()
+
+    def finish(self) -> None:
+        self.hang_up.cancel()
+        super().finish()
+
+    def _stop_reading(self) -> None:
+        with suppress(OSError):  # closed already
+            self.connection.shutdown(socket.SHUT_RD)
 
     def parse_request(self) -> bool:
         """Refuse whatever another site's page may have sent; ports may differ, as where one is forwarded."""
@@ -289,14 +326,14 @@ class Handler(BaseHTTPRequestHandler):
         return False
 
     def do_GET(self) -> None:
-        if self.path == "/":
+        if secrets.compare_digest(self.path.encode(), self.server.folder.encode()):
             self._send(HTTPStatus.OK, "text/html; charset=utf-8", self.server.page)
         else:
             self._answer(HTTPStatus.NOT_FOUND, {"error": "there is nothing here"})
 
     def do_POST(self) -> None:
-        folder, _, question = self.path.rpartition("/")
-        if folder != "/api" or question not in _QUESTIONS:
+        folder, _, question = self.path.rpartition("api/")
+        if not secrets.compare_digest(folder.encode(), self.server.folder.encode()) or question not in _QUESTIONS:
             return self._answer(HTTPStatus.NOT_FOUND, {"error": "there is nothing here"})
         try:
             self._answer(HTTPStatus.OK, self.server.ask(question, self._body()))
@@ -311,7 +348,9 @@ class Handler(BaseHTTPRequestHandler):
         if not (length.isdecimal() and len(length) <= 9 and int(length) < _MOST_BYTES):
             raise UserError(f"a question is a JSON object of less than {_MOST_BYTES} bytes")
         try:
-            return json.loads(self.rfile.read(int(length)))
+            body = self.rfile.read(int(length))
+            self.hang_up.cancel()
+            return json.loads(body)
         except (ValueError, RecursionError) as error:
             raise UserError("a question is a JSON object") from error
 
