@@ -80,8 +80,12 @@ def join_tensors(tree: Any, tensors: dict[str, Tensor]) -> Any:
 
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:
     temporary = path.with_name(f".{path.name}.partial")
+    temporary.unlink(missing_ok=True)  # a link of that name would be followed
     try:
+        with temporary.open("xb") as file:
+            mode = os.fstat(file.fileno()).st_mode
         write(temporary)
+        temporary.chmod(mode)  # safetensors lets only the owner read
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -3,8 +3,9 @@
 import os
 
 import pytest
+import torch
 
-from alda.files import check_writable, write_text
+from alda.files import check_writable, write_json, write_tensors, write_text
 
 
 def test_a_file_to_be_written_later_is_checked_and_left_alone(tmp_path):
@@ -30,3 +31,26 @@ def test_an_interrupted_write_leaves_the_file_before_and_nothing_else(tmp_path, 
         write_text(tmp_path / "file", "after")
     assert (tmp_path / "file").read_text() == "before"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_link_under_the_name_of_a_temporary_file_is_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    for name, write in (("a.json", write_json), ("a.safetensors", write_tensors)):
+        (tmp_path / f".{name}.partial").symlink_to(victim)
+        write(tmp_path / name, {})
+        assert victim.read_text() == "mine"
+        assert not (tmp_path / name).is_symlink()
+    assert {file.name for file in tmp_path.iterdir()} == {"victim", "a.json", "a.safetensors"}
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_weights_are_as_readable_as_text(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        write_json(tmp_path / "a.json", {})
+        write_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(2)})
+    finally:
+        os.umask(before)
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("a.json", "a.safetensors")]
+    assert modes == [0o666 & ~mask] * 2

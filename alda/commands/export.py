@@ -63,7 +63,6 @@ def export(run: Path, /, *, out: Path | None = None) -> Path:
         new.mkdir()
         write_tensors(new / WEIGHTS, agent.state_dict())
         write_json(new / "meta.json", {**meta, "sha256": checksum(new / WEIGHTS)})
-        shutil.copymode(new / "meta.json", new / WEIGHTS)  # safetensors lets only the owner read
         write_json(new / "config.json", to_json(config))
         write_text(new / "README.md", card)
         write_program(new / PROGRAM, agent, spec)
