@@ -96,9 +96,6 @@ class Config:
     speed: Speed = "fast"
     """plain: float32 and nothing shared. fast: no frame encoded twice, image layers in bfloat16 where the hardware has
     it, fused optimisers, memory kept, CUDA graphs on a GPU (docs/speed.md)."""
-    compile: bool = False
-    """Fuse the layers between convolutions by PyTorch's compiler, with --speed fast: half a minute or more at the first
-    updates, some seconds in later runs. Needs a C++ compiler."""
 
     def __post_init__(self) -> None:
         check_numbers(self, from_zero=("seed", "video_every", "eval_workers"))
@@ -109,8 +106,6 @@ class Config:
         least = self.agent.least_capacity * self.num_envs
         if self.replay_capacity < least:
             raise UserError(f"--replay-capacity must be at least {least} for this method, not {self.replay_capacity}")
-        if self.compile and self.speed == "plain":
-            raise UserError("--compile is a part of --speed fast, not of --speed plain")
 
     @property
     def method(self) -> str:
@@ -185,7 +180,7 @@ _NEWER_AGENT_SETTINGS = (
 )
 NEWER_SETTINGS = {"threads", *(f"agent.{name}" for name in _NEWER_AGENT_SETTINGS)}
 """Settings that runs of earlier versions do not name; their defaults are what was done then."""
-OLDER_SETTINGS = {"eval_beside"}
+OLDER_SETTINGS = {"eval_beside", "compile"}
 """Settings that runs of earlier versions name and that there are no more; none of them changed what was learned."""
 
 

@@ -1,13 +1,10 @@
 """Progress of a run: a live bar on a terminal, plain lines anywhere else."""
 
-import atexit
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from types import TracebackType
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import IO, Any, cast
 
 from rich.console import Console
@@ -20,7 +17,7 @@ _WINDOW_SECONDS = 60.0  # over which speeds are measured
 
 
 class Display:
-    """Progress of a run. Use as a context; `advance` may be called as often as one likes.
+    """Progress of a run. `advance` may be called as often as one likes, in the context `live`.
 
     steps, updates: of the whole run. Learning takes most of the time, so updates tell how much is left.
     """
@@ -37,19 +34,9 @@ class Display:
             speed_estimate_period=_WINDOW_SECONDS,
             get_time=time.monotonic,
         )
+        self.live: AbstractContextManager[Any] = self._bar if self.console.is_terminal else nullcontext()
         self._task = self._bar.add_task("training", total=steps, news="")
         self._learning = self._bar.add_task("", total=updates, visible=False, news="")
-
-    def __enter__(self) -> "Display":
-        if self.console.is_terminal:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.console.is_terminal:
-            self._bar.stop()
 
     def say(self, message: str) -> None:
         """Print a line that stays."""
@@ -108,17 +95,6 @@ class _Lasting:
     def flush(self) -> None:
         with suppress(OSError):
             self._stream.flush()
-
-
-@atexit.register
-def _forget_unwritten() -> None:
-    """Drop what is still unwritten when the process ends; it would turn the exit code into 120."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            with suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def clock(seconds: float) -> str:

@@ -15,7 +15,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 from alda.agents import AGENTS, make_agent
 from alda.agents.drq import DrQ
 from alda.agents.sac import SAC
-from alda.errors import UserError
 from alda.training.acceleration import _WARM_UP, Captured, accelerate
 from alda.training.timing import Stopwatch
 
@@ -130,26 +129,6 @@ def test_filling_and_sampling_a_replay_never_waits_for_the_device(replay):
     names = {func._schema.name for func, *_ in Tape(list, use).operations}
     assert "aten::fill_" in names
     assert "aten::index_put_" not in names  # which may wait for its indices
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", METHODS)
-def test_compiled_image_layers_learn_the_same(name, replay):
-    results = []
-    for compiled in (False, True):
-        agent, replay = accelerate(make(name), "fast", compiled=compiled), filled()
-        torch.manual_seed(1)
-        results.append([agent.update(replay, step) for step in range(4)])
-        assert agent.act(replay.sample(2).obs, agent.initial_state(2), explore=False)[0].isfinite().all()
-    for eager, compiled in zip(*results, strict=True):
-        for key, value in eager.items():
-            assert compiled[key].item() == pytest.approx(value.item(), rel=1e-2, abs=1e-3), key
-
-
-def test_compiling_without_a_compiler_is_refused(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(UserError, match=r"needs a C\+\+ compiler"):
-        accelerate(make_agent(AGENTS["alda"][0](**SMALL), SPEC), "fast", compiled=True)
 
 
 FAULTS = """

@@ -13,7 +13,7 @@ import pytest
 
 import alda
 from alda.cli import COMMANDS, main
-from alda.commands.doctor import TESTED, doctor
+from alda.commands.doctor import doctor
 
 ROOT = Path(__file__).parents[1]
 
@@ -132,21 +132,16 @@ def test_pictures_are_drawn(trained):
         ("train alda --agent.betta 3", "Perhaps you meant"),
         ("train nonesuch", "unknown preset 'nonesuch'; known: alda, sac"),
         ("train alda_lap_top", "unknown preset 'alda_lap_top'; did you mean 'alda_laptop'?"),
-        ("train sac_laptop --agent.codes stored", "the reward trains the encoder of sac_laptop, so codes of frames"),
+        ("train sac_laptop --agent.codes stored", "Unrecognized options: --agent.codes"),
         (
             "train alda_cg --agent.codes stored --run-dir {tmp}/r",
             "with --agent.critic-grad ste and --agent.codebook-grad own",
         ),
-        ("train alda_laptop --agent.refresh-frames 0", "--agent.refresh-frames must be at least 1, not 0"),
-        ("train alda --steps many", "invalid literal"),
         ("train alda --seeds 1 2 1", "--seeds must differ from one another, not 1 2 1"),
         ("train alda --steps 900000000 --replay-capacity 900000000 --run-dir {tmp}/r", "GB free; use a smaller"),
         ("evaluate {tmp}/nonesuch", "is not a run directory: it has no config.json"),
-        ("picture {tmp}/nonesuch", "is not a run directory"),
-        ("demo --steps 5", "--steps must be more than"),
         ("bench --methods nonesuch", "unknown method 'nonesuch'; known: alda, sac"),
         ("evaluate {tmp} --episodes 0", "--episodes at least 1"),
-        ("picture {tmp} --states 0", "--states and --every must be at least 1"),
     ],
 )
 def test_wrong_input_gets_a_clear_sentence_and_exit_code_2(tmp_path, monkeypatch, words, message):
@@ -167,18 +162,16 @@ def test_a_place_that_cannot_be_written_fails_with_a_sentence(trained, tmp_path)
 
 
 def test_help_names_every_command_and_needs_no_pytorch():
-    result = run_apart("--help")
-    assert result.returncode == 0
-    assert all(f"  {name} " in result.stdout for name in COMMANDS)
-    loaded = subprocess.run(
-        [sys.executable, "-c", "import sys, alda.cli; print(*sys.modules)"], capture_output=True, text=True
-    ).stdout.split()
+    code = "import sys, alda.cli; alda.cli.run(['--help']); print('imported', *sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert all(f"  {name} " in said for name in COMMANDS)
+    loaded = said.partition("imported ")[2].split()
     assert not {"torch", "mujoco", "dm_control", "matplotlib", "scipy", "tyro"} & set(loaded)
 
 
 @pytest.mark.parametrize("method", ["alda", "sac"])
 def test_every_flag_has_help(method):
-    text = run_apart("train", method, "--help").stdout
+    text = run("train", method, "--help").stdout
     flags = text.split("│ --")[1:]
     assert len(flags) > 20
     for flag in flags:
@@ -207,7 +200,6 @@ def test_doctor_fails_where_nothing_renders(tmp_path):
 
 def test_every_dependency_is_pinned_at_the_tested_version():
     pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
-    assert {name: pinned[name] for name in TESTED} == TESTED
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = project["dependencies"] + [d for extra in project["optional-dependencies"].values() for d in extra]
     assert {d.split(">")[0].lower() for d in wanted} <= {name.lower() for name in pinned}

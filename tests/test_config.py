@@ -27,7 +27,6 @@ from alda.training.trainer import train
         (lambda: Config(replay_capacity=0), "--replay-capacity must be at least 1"),
         (lambda: Config(steps=31, num_envs=2), "--steps must be a multiple of --num-envs, which 31 is not of 2"),
         (lambda: Config(num_envs=0), "--num-envs must be at least 1"),
-        (lambda: Config(compile=True, speed="plain"), "--compile is a part of --speed fast"),
         (lambda: EnvConfig(action_repeat=-1), "--env.action-repeat must be at least 1"),
         (lambda: ALDAConfig(actor_update_every=0), "--agent.actor-update-every must be at least 1"),
         (lambda: ALDAConfig(beta=float("inf")), "--agent.beta must be a number"),

@@ -17,7 +17,7 @@ import alda
 from alda.commands.sweep import sweep
 from alda.errors import UserError
 from alda.sweep import ray as place
-from alda.sweep import runner, study_run
+from alda.sweep import study_run
 from alda.sweep.local import Needs
 from alda.sweep.ray import RayPlace, Share, choose_share, slots_on
 from alda.sweep.runner import Runner
@@ -87,7 +87,6 @@ def study(tmp_path, monkeypatch):
     (tmp_path / "pretender.py").write_text(PRETENDER)
     plan(study)
     monkeypatch.setattr(place, "this_program", lambda: [str(tmp_path / "pretender.py")])
-    monkeypatch.setattr(runner, "_RECHECK_SECONDS", 0.2)
     monkeypatch.setattr(study_run, "requested", lambda _: None)  # a pretender has no settings
     return study
 
@@ -176,7 +175,7 @@ def test_a_killed_command_is_a_death_and_a_killed_ray_process_none(study, two):
     entries, said = go(study.runs, two, watch)
     assert [(entry.state, entry.deaths) for entry in entries] == [("finished", number) for number in (1, 0, 0, 0)]
     (died,) = [line for line in said if "died" in line]
-    assert "s0: died, will be tried again (1 of 2): killed by SIGKILL, perhaps for want" in died
+    assert "s0: waiting: died and will be tried again (1 of 2): killed by SIGKILL" in died
     assert is_gone(killed[0]["pid"])
 
 
@@ -192,11 +191,11 @@ def test_commands_stop_and_die_when_asked_to_wherever_they_are(study, two):
         assert [job.poll() for job in jobs] == [None] * 4
         at_work = [job for job, run in zip(jobs, study.runs, strict=True) if calls(run)]
         (without_room,) = set(jobs) - set(at_work)
-        without_room.stop()
+        without_room.send_signal(signal.SIGINT)
         until(lambda: without_room.poll() == -signal.SIGINT)
-        at_work[0].stop()
+        at_work[0].send_signal(signal.SIGINT)
         until(lambda: at_work[0].poll() == 130)
-        at_work[1].stop()
+        at_work[1].send_signal(signal.SIGINT)
         at_work[1].kill()
         until(lambda: at_work[1].poll() is not None)
         pids = [call["pid"] for run in study.runs for call in calls(run)]
@@ -216,15 +215,13 @@ def test_what_a_node_cannot_start_is_a_death_with_its_reason(study, two, monkeyp
 
 
 @pytest.mark.slow
-def test_runs_share_a_card_whose_size_is_asked_for_or_said(study, two):
+def test_runs_share_a_card(study, two):
     """Ray counts the parts; which card each run sees is what it gives them. There is none here in truth."""
     runs, most, needs = [replace(run, final=None) for run in study.runs], [], Needs(2e9, 4e9, "cuda")
     entries, _ = go(runs, two, lambda entries: most.append(sum(bool(e.job) for e in entries)), needs, gpu_share=0.5)
     assert [entry.state for entry in entries] == ["finished"] * 4
     assert max(most) == 2
     assert {(call["gpu"], call["node"]) for run in runs for call in calls(run)} == {("0", "1")}
-    with pytest.raises(UserError, match=r"the size of a GPU of the cluster is not known \(.*; use --gpu-share"):
-        go(runs, two, needs=needs)
 
 
 @pytest.mark.slow
@@ -233,9 +230,7 @@ def test_the_command_ends_with_a_table_or_says_that_nothing_fits(study, two, tmp
     file.write_text(FOUR.replace("[0, 1, 2, 3]", "[0]"))
     sweep(file, root=tmp_path / "runs", backend="ray", address=two.address)
     said = capsys.readouterr().out
-    assert (
-        "runs at a time: 1, on a Ray cluster of 2 nodes (what has room, as nodes come and go); each has 2 cores" in said
-    )
+    assert "runs at a time: 1, on a Ray cluster of 2 nodes; each has 2 cores" in said
     assert "one: 1 finished" in said
     with pytest.raises(UserError, match=r"no node .* has room for a run, which takes 1 core, 1000000.0 GB .*--jobs N"):
         RayPlace(1, Needs(1e15), address=two.address)

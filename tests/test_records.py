@@ -238,7 +238,7 @@ CONFIGS = [
     *(preset.config for preset in presets().values()),
     Config(small_config("alda"), EnvConfig("finger_spin", 4, reference=True), seed=7, steps=STEPS, name="beta 10"),
     Config(SVEAConfig(), name="alda", shifts=("train", "distracting_cs:0.1"), data=Data(places=Path("my places"))),
-    Config(small_config("darla"), compile=True, num_envs=1, checkpoint_minutes=3.5),
+    Config(small_config("darla"), num_envs=1, checkpoint_minutes=3.5),
 ]
 
 

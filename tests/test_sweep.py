@@ -6,9 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
-from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
 
@@ -18,20 +17,18 @@ from studies import FOUR, PRETENDER, TINY, calls, checkpoint, is_gone, metrics, 
 
 from alda.commands.sweep import sweep
 from alda.errors import UserError
-from alda.sweep import local, runner, study_run
+from alda.sweep import child, local, study_run
 from alda.sweep.local import LocalPlace, Machine, Needs, choose_slots
 from alda.sweep.runner import Entry, Runner
-from alda.sweep.status import read_progress, summarize, table
-from alda.sweep.study_run import StudyRun, time_left
-from alda.training.run_lock import collected_signals, exit_at_sigterm, only_one
+from alda.sweep.status import table
+from alda.sweep.study_run import StudyRun
+from alda.training.run_lock import collected_signals, only_one
 
-CHILD = str(Path(local.__file__).with_name("child.py"))
 COMPARE = study_run.requested  # takes time, and is tested by itself
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(runner, "_RECHECK_SECONDS", 0.05)
     monkeypatch.setattr(study_run, "requested", lambda _: None)
 
 
@@ -110,7 +107,7 @@ def test_what_died_is_tried_again_behind_the_others(go, four):
     assert states(entries) == ["finished"] * 4
     assert [line[-12:-10] for line in said if line.endswith(": training")] == ["s0", "s1", "s2", "s3", "s0"]
     (died,) = [line for line in said if "died" in line]
-    assert died.startswith(f"{four[0].label}: died, will be tried again (1 of 2): killed by SIGKILL, perhaps for want")
+    assert died.startswith(f"{four[0].label}: waiting: died and will be tried again (1 of 2): killed by SIGKILL")
     assert died.endswith("its last words: line one | line two | this is die")
 
 
@@ -140,7 +137,10 @@ def test_a_run_that_another_process_trains_waits_for_it_and_takes_no_slot(go, fo
     lock.enter_context(only_one(four[0].run_dir))
     entries, said = go(jobs=1, watch=watch)
     assert states(entries) == ["finished"] * 4
-    assert len([line for line in said if line == f"{four[0].label}: in use by another process; waits for it"]) == 1
+    assert (
+        len([line for line in said if line == f"{four[0].label}: in use: another process works on it; waits for that"])
+        == 1
+    )
 
 
 def test_a_place_that_cannot_be_written_or_watched_fails_alone(go, four):
@@ -181,40 +181,38 @@ def test_ctrl_c_saves_every_run_and_the_next_sweep_resumes(heard, go, four):
     assert [calls(run)[-1]["step"] for run in four] == [15, 15, 0, 0]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_kills(heard, go, four, number):
-    jobs = []
+def test_a_second_ctrl_c_kills(heard, go, four, monkeypatch):
+    """Commands that do not listen to the first."""
+    jobs, send = [], subprocess.Popen.send_signal
+    deaf = lambda job, number: number == signal.SIGKILL and send(job, number)  # noqa: E731
+    monkeypatch.setattr(subprocess.Popen, "send_signal", deaf)
 
     def press(entries):
         jobs[:] = [entry.job for entry in entries if entry.job] or jobs
         if are_waiting(four[:2]):
-            for job in jobs:
-                job.stop = lambda: None  # does not listen
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGINT)
 
-    before = signal.getsignal(number)
-    with pytest.raises((SystemExit, KeyboardInterrupt)), exit_at_sigterm(), collected_signals() as caught:
+    with pytest.raises(KeyboardInterrupt), collected_signals() as caught:
         go(s0=["wait"], s1=["wait"], caught=caught, watch=press)
-    assert [job.process.returncode for job in jobs] == [-signal.SIGKILL] * 2
-    assert signal.getsignal(number) == before
+    assert [job.wait() for job in jobs] == [-signal.SIGKILL] * 2
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
 # child processes
 
 
-@pytest.mark.parametrize("handled", ["SIGHUP", "SIGINT"])
-def test_a_child_whose_parent_is_gone_gets_the_signal_that_interrupts_no_saving(tmp_path, handled, heard):
+@pytest.mark.parametrize("handled", [signal.SIGHUP, signal.SIGINT])
+def test_a_child_whose_parent_is_gone_gets_the_signal_that_interrupts_no_saving(monkeypatch, handled, heard):
     """A second SIGINT acts at once, a second SIGHUP does not; what does not handle that gets SIGINT. On a full disk."""
-    program = tmp_path / "program.py"
-    program.write_text(
-        f"import signal, sys, time\nsignal.signal(signal.{handled}, lambda number, _: sys.exit(int(number)))\n"
-        "open(__file__ + 'begun', 'w').close()\ntime.sleep(60)\n"
-    )
-    with open("/dev/full", "w") as full:
-        child = subprocess.Popen([sys.executable, CHILD, str(program)], stdin=subprocess.PIPE, stdout=full, stderr=full)
-    until(lambda: Path(f"{program}begun").exists())
-    child.stdin.close()
-    assert child.wait(20) == getattr(signal, handled)
+    sent = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
+    signal.signal(handled, lambda *_: None)
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        child._stop_with(os.getppid() + 1)
+        with suppress(OSError):  # as it tries once more
+            full.close()
+    assert sent == [(os.getpid(), handled)]
 
 
 def test_a_child_of_a_killed_parent_saves(study, place, four):
@@ -242,19 +240,23 @@ def test_children_are_called_as_this_program_was(monkeypatch):
     ):
         main = SimpleNamespace(__spec__=name and SimpleNamespace(name=name), __file__=file)
         monkeypatch.setitem(sys.modules, "__main__", main)
-        assert runner.this_program() == expected
+        assert local.this_program() == expected
 
 
 def test_gpus_are_given_to_runs_in_turn(study, four):
     plan(study, s0=["wait"])
-    where = LocalPlace(4, 1, 1, "", ["2", "5"])
-    jobs = [where.start(["train", "--run-dir", str(four[0].run_dir)], four[0].log) for _ in range(4)]
+    where, words = LocalPlace(4, 1, 1, "", ["2", "5"]), ["train", "--run-dir", str(four[0].run_dir)]
+    jobs = [where.start(words, four[0].log) for _ in range(4)]
     until(lambda: len(calls(four[0])) == 4)
     assert sorted(call["gpu"] for call in calls(four[0])) == ["2", "2", "5", "5"]
     jobs[1].kill()
-    assert where.start([], four[0].log).gpu == "5"
-    for job in where._jobs:
+    jobs[1].wait()
+    jobs.append(where.start(words, four[0].log))
+    until(lambda: len(calls(four[0])) == 5)
+    assert calls(four[0])[-1]["gpu"] == "5"
+    for job in jobs:
         job.kill()
+        job.wait()
 
 
 # the command
@@ -274,8 +276,8 @@ def test_the_exit_code_is_0_only_if_all_are_finished(study, place, four, capsys)
     assert call(place) == 1
     said = capsys.readouterr().out
     assert "4 runs in" in said
-    assert "2 runs at a time" in said
-    assert "1 failed, 3 finished" in said
+    assert "runs at a time: 2 (as asked for), each with" in said
+    assert "3 finished, 1 failed" in said
     assert f"{four[1].label}: failed: it ended with exit code 2" in said
     assert "the same command goes on with what is unfinished" in said
     plan(study)
@@ -310,14 +312,12 @@ def test_what_cannot_be_swept_is_refused_before_anything_starts(study, place, fo
 def test_a_dry_run_is_a_script_of_what_is_left(study, place, four, capsys):
     checkpoint(four[1], 30, 30)
     shutil.rmtree(four[2].run_dir)
-    metrics(four[0].run_dir, {"step": 10, "updates": 1, "speed/steps_per_second": 2.0})
     assert call(place, dry_run=True) == 0
     lines = capsys.readouterr().out.splitlines()
     script = [line.split()[1] for line in lines if line.startswith("alda ")]
     assert script == ["train", "evaluate", "evaluate", "train", "evaluate", "train", "evaluate"]
     assert [line.split()[3] for line in lines if line.startswith("# finished: alda ")] == ["train"]
     assert any(line.endswith("0 finished, 3 begun, 1 not begun") for line in lines)
-    assert "# training left: about 0:00:20" in lines  # 20 + 30 + 30 steps at 2 a second, two at a time
     assert not any(map(calls, four))
     assert not (study.folder / ".lock").exists()
 
@@ -325,46 +325,36 @@ def test_a_dry_run_is_a_script_of_what_is_left(study, place, four, capsys):
 # what run directories tell
 
 
-def test_pace_and_returns_are_those_of_the_metrics(tmp_path):
+def test_pace_and_returns_are_those_of_the_metrics(four):
     """Steps at random are left out of the pace, and bursts of updates without steps."""
+    run = four[0]
     rows = [
         {"step": 0, "updates": 0, "eval/train/return": 10.0, "eval/color_hard/return": 5.0},
-        {"step": 100, "updates": 0, "speed/steps_per_second": 50.0},
-        {"step": 100, "updates": 60, "speed/steps_per_second": 0.0},
-        {"step": 150, "updates": 140, "speed/steps_per_second": 2.0},
-        {"step": 150, "updates": 140, "eval/train/return": 20.0, "eval/color_hard/return": None},
-        {"step": 200, "updates": 190, "speed/steps_per_second": 0.5},
+        {"step": 10, "updates": 0, "speed/steps_per_second": 50.0},
+        {"step": 10, "updates": 60, "speed/steps_per_second": 0.0},
+        {"step": 15, "updates": 140, "speed/steps_per_second": 2.0},
+        {"step": 15, "updates": 140, "eval/train/return": 812.4, "eval/color_hard/return": None},
+        {"step": 20, "updates": 190, "speed/steps_per_second": 0.5},
     ]
-    found = summarize(rows, saved=210)
-    assert (found.step, found.evaluated, found.returns) == (210, 150, {"train": 20.0, "color_hard": 5.0})
-    assert found.seconds_per_step == pytest.approx((0.5 + 2.0) / 2)
-    assert summarize(rows[:3]).seconds_per_step is None
-    metrics(tmp_path, *rows[:2])
-    assert read_progress(tmp_path).step == 100
-    metrics(tmp_path, *rows)
-    assert read_progress(tmp_path).step == 200
-    (tmp_path / "metrics.jsonl").write_text('{"step": 3, "world": {}\n{}\n')
-    assert read_progress(tmp_path).step == 0
-    assert read_progress(tmp_path / "none").step == 0
+    metrics(run.run_dir, *rows[:3])
+    assert run.progress() == {"step": "10/30", "steps/s": "", "left": "", "returns": "train 10, color_hard 5 at step 0"}
+    metrics(run.run_dir, *rows)  # a second and a quarter for each of ten steps
+    assert run.progress() == {"step": "20/30", "steps/s": "0.80", "left": "0:00:12", "returns": "train 812 at step 15"}
+    checkpoint(run, 25, 15)
+    assert run.progress()["step"] == "25/30"
+    (run.run_dir / "metrics.jsonl").write_text('{"step": 3, "world": {}\n{}\n')
+    assert run.progress()["step"] == "25/30"
 
 
-def test_time_left_is_steps_left_at_the_median_pace_of_their_kind(study, four):
-    assert time_left(four, 1) is None
-    for run, speed in zip(four[:3], (1.0, 0.5, 0.1), strict=True):
-        metrics(run.run_dir, {"step": 20, "updates": 20, "speed/steps_per_second": speed})
-    assert time_left(four, 1) == pytest.approx((10 + 10 + 10 + 30) * 2)
-    assert time_left(four, 3) == pytest.approx(40)
-
-
-def test_the_table_shows_every_run_or_those_that_need_a_look(four):
-    entries = [Entry(run, "failed" if run is four[2] else "finished") for run in four]
+def test_the_table_shows_every_run_or_those_in_some_states(four):
+    entries = [Entry(run, "failed" if run is four[2] else "finished", deaths=int(run is four[2])) for run in four]
     metrics(four[2].run_dir, {"step": 30, "updates": 9, "speed/steps_per_second": 2.0, "eval/train/return": 812.4})
     rows = list(zip(*(column.cells for column in table("test", entries).columns), strict=True))
     assert [row[0] for row in rows] == [run.label for run in four]
-    assert rows[2] == (four[2].label, "failed", "30/30", "2.00", "0:00:00", "train 812 at step 30")
-    short = table("test", entries, 1)
+    assert rows[2] == (four[2].label, "failed, died once", "30/30", "2.00", "0:00:00", "train 812 at step 30")
+    short = table("test", entries, only=["failed"])
     assert list(short.columns[0].cells) == [four[2].label]
-    assert (short.title, short.caption) == ("test: 1 failed, 3 finished", "3 more finished")
+    assert short.title == "test: 3 finished, 1 failed"
 
 
 def test_a_run_is_trained_then_scored_then_finished(study, four):
@@ -409,7 +399,7 @@ def test_slots_are_as_many_as_cores_memory_and_gpus_hold():
         found = choose_slots(9, needs, machine, jobs)
         assert (found.jobs, found.threads, found.workers) == expected
     about = choose_slots(9, host, Machine(64, 50e9)).about
-    assert about.startswith("6 runs at a time (the least of: 64 by 64 cores; 6 by 50.0 GB of memory, 8.2 a run; 9 by")
+    assert about.startswith("runs at a time: 6 (64 cores; 50.0 GB of memory, 8.2 a run; 9 runs to do), each with 10")
 
 
 def test_a_run_needs_its_replay_where_that_lives(four, monkeypatch):

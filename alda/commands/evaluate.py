@@ -30,7 +30,6 @@ def evaluate(
     device: str = "cpu",
     workers: int | None = None,
     data: Data = NO_PATHS,
-    generated: bool = False,
     out: Path | None = None,
 ) -> dict[str, Any]:
     """Play a trained agent under visual shifts and print mean returns with 95 % bootstrap intervals over episodes.
@@ -43,7 +42,6 @@ def evaluate(
         device: Where the agent acts: cpu or cuda.
         workers: Processes that play side by side; they change no score (None: one per core, at most 16; 0: this one).
         data: Real backgrounds and colours to use in place of those that the run names.
-        generated: Use generated backgrounds and colours, whatever folders the run names.
         out: JSON file to write (None: RUN/evaluations/step_STEP_seed_SEED.json, numbered if that is taken).
 
     Returns:
@@ -53,27 +51,22 @@ def evaluate(
     if not shifts or episodes < 1 or seed < 0 or (workers or 0) < 0:
         raise UserError("name at least one shift, --episodes at least 1, --seed and --workers from 0 on")
     policy = load(run, device=device)
-    named = Data(cache=policy.config.data.cache) if generated else policy.config.data
-    config = dataclasses.replace(policy.config, shifts=tuple(dict.fromkeys(shifts)), data=_over(named, data))
+    given = {name: path for name, path in vars(data).items() if path is not None}
+    data = dataclasses.replace(policy.config.data, **given)
+    config = dataclasses.replace(policy.config, shifts=tuple(dict.fromkeys(shifts)), data=data)
     made_with = config.eval_conditions()
     if out is not None:
         check_writable(out)  # better to fail now than after playing
-    jobs = [
-        EpisodeRequest(shift, episode_seed) for shift in made_with for episode_seed in episode_seeds(seed, 0, episodes)
-    ]
-    totals = [0.0] * len(jobs)
+    jobs = [EpisodeRequest(shift, start) for shift in made_with for start in episode_seeds(seed, 0, episodes)]
+    totals = np.zeros(len(jobs))
     processes = min(default_workers() if workers is None else workers, len(jobs))
-    with (
-        progress(transient=True) as begin,
-        closing(Pool(config.env_maker(), processes)) as pool,
-    ):
+    with progress(transient=True) as begin, closing(Pool(config.env_maker(), processes)) as pool:
         step = begin("playing", len(jobs))
         for number, episode in play_all(policy.agent, pool, jobs):
             totals[number] = episode.total
             step(f"{jobs[number].shift}, last return {episode.total:.0f}")
     results: dict[str, Any] = {}
-    for shift, made in made_with.items():
-        returns = [total for job, total in zip(jobs, totals, strict=True) if job.shift == shift]
+    for (shift, made), returns in zip(made_with.items(), totals.reshape(-1, episodes).tolist(), strict=True):
         interval = bootstrap_interval(returns)
         results[shift] = {"mean": float(np.mean(returns)), "interval": interval, "returns": returns, "made_with": made}
     console = wide_console()
@@ -118,9 +111,3 @@ def _unused(file: Path, results: dict[str, Any]) -> Path:
             pass  # damaged, but not ours to delete
         file = file.with_stem(f"{file.stem.split('~')[0]}~{number}")
     raise AssertionError
-
-
-def _over(data: Data, given: Data) -> Data:
-    """Return the data that the run names, each replaced by what is given."""
-    named = {name: path for name, path in vars(given).items() if path is not None}
-    return dataclasses.replace(data, **named)

@@ -31,7 +31,7 @@ from alda.provenance import describe_machine
 from alda.sweep.local import Needs, local_place
 from alda.sweep.runner import Task
 from alda.sweep.status import run_all
-from alda.training.run_lock import exit_at_sigterm, only_one
+from alda.training.run_lock import only_one
 
 _NEEDS = Needs(2e9, 4e9)  # of an autoencoder
 
@@ -99,7 +99,7 @@ def represent(
         for file in out.glob("*/*-*/s*.json"):
             if file.parts[-3] in digests:
                 check_result(file, settings, digests[file.parts[-3]])
-        with exit_at_sigterm(), progress() as begin:
+        with progress() as begin:
             for task, policy in policies.items():
                 _make_dataset(out / task, policy, digests[task], settings, begin)
         # as many at a time whatever is left to do, so that resuming changes no number

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from alda.errors import UserError
-from alda.progress import clock
 from alda.sweep.local import local_place
 from alda.sweep.runner import Place
 from alda.sweep.status import run_all
 from alda.sweep.study_file import Study, read_study
-from alda.sweep.study_run import StudyRun, needs_of, time_left
+from alda.sweep.study_run import StudyRun, needs_of
 from alda.training.run_lock import only_one
 
 
@@ -29,7 +28,7 @@ def sweep(
     dry_run: bool = False,
     backend: Literal["local", "ray"] = "local",
     address: str | None = None,
-    gpu_share: float | None = None,
+    gpu_share: float = 1.0,
 ) -> None:
     """Train and evaluate every run of a study: presets x tasks x seeds; resumes what is unfinished.
 
@@ -38,17 +37,17 @@ def sweep(
         root: Folder of studies; runs are kept in ROOT/STUDY/TASK/METHOD/NAME/sSEED, where STUDY is the file's name.
         jobs: Runs at a time (None: one per core, as far as memory and GPU memory reach).
         retries: How often a run that died is tried again.
-        dry_run: Only print the commands of the study, what is finished, and the time and disk it still takes.
+        dry_run: Only print the commands of the study, what is finished, and the disk it still takes.
         backend: Where runs run: processes on this machine, or the nodes of a Ray cluster that share the study's folder.
         address: Ray cluster as HOST:PORT (None: RAY_ADDRESS, the one this machine belongs to, or a new one of it
             alone).
-        gpu_share: Fraction of a GPU for each run on Ray, from 0 to 1 (None: as its memory allows).
+        gpu_share: Fraction of a GPU for each run on Ray, from 0 to 1.
     """
     if (jobs is not None and jobs < 1) or retries < 0:
         raise UserError("--jobs must be at least 1, and --retries from 0 on")
-    if gpu_share is not None and not 1e-4 <= gpu_share <= 1:
+    if not 1e-4 <= gpu_share <= 1:
         raise UserError("--gpu-share must be from 0.0001 to 1")
-    if backend == "local" and (address or gpu_share):
+    if backend == "local" and (address or gpu_share != 1):
         raise UserError("--address and --gpu-share are for --backend ray")
     study = read_study(file, root)
     try:
@@ -71,7 +70,7 @@ def sweep(
         if dry_run:
             print("\n".join(_script(study, runs, place)))
             return
-        for line in _summary(study, runs, place):
+        for line in _summary(study, runs):
             print(line)
         code = run_all(study.name, runs, place, retries)
     if code:
@@ -79,8 +78,8 @@ def sweep(
 
 
 def _script(study: Study, runs: Sequence[StudyRun], place: Place) -> Iterator[str]:
-    """Yield the study as a shell script, whose comments say what is finished and what the rest takes."""
-    for line in _summary(study, runs, place):
+    """Yield the study as a shell script, whose comments say what is finished."""
+    for line in _summary(study, runs):
         yield f"# {line}"
     yield f"# {place.about}"
     for run in runs:
@@ -90,17 +89,14 @@ def _script(study: Study, runs: Sequence[StudyRun], place: Place) -> Iterator[st
             yield ("# finished: " if done else "") + shlex.join(["alda", *words])
 
 
-def _summary(study: Study, runs: Sequence[StudyRun], place: Place) -> Iterator[str]:
-    """Yield what a study is, how far it is, and the time and disk that it still takes."""
+def _summary(study: Study, runs: Sequence[StudyRun]) -> Iterator[str]:
+    """Yield what a study is, how far it is, and the disk that it still takes."""
     unfinished = [run for run in runs if run.next_command()]
     begun = sum((run.run_dir / "config.json").exists() for run in unfinished)
     finished = len(runs) - len(unfinished)
     yield study.name + (f": {study.what}" if study.what else "")
     yield f"{len(runs)} runs in {study.folder}: {finished} finished, {begun} begun, {len(unfinished) - begun} not begun"
     if unfinished:
-        seconds = time_left(runs, place.jobs)
-        left = "unknown until a run of each kind has learned" if seconds is None else f"about {clock(seconds)}"
-        yield f"training left: {left}"
         space = sum(run.replay_size() for run in unfinished)
         folder = next(place for place in (study.folder, *study.folder.absolute().parents) if place.exists())
         free = shutil.disk_usage(folder).free

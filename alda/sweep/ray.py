@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alda.errors import UserError
-from alda.sweep.local import MOST_WORKERS, Needs, start_process
-from alda.sweep.runner import Job, Place, this_program
+from alda.sweep.local import MOST_WORKERS, Needs, start_process, this_program
 
 _CONNECT_SECONDS = 10.0
 _LOSSES = 10  # nodes that a command may lose before that counts as its own fault
 _PAUSE_SECONDS = 0.1
-_RAYS_OWN_WORDS = "Raylet is terminated|has been marked dead|A worker died or was killed"  # lengthy, on every loss
 
 
 class Share(NamedTuple):
@@ -35,7 +33,7 @@ class Share(NamedTuple):
     gpus: float = 0.0
 
     def __str__(self) -> str:
-        gpus = f", {self.gpus:.3g} GPU{'s' * (self.gpus > 1)}" if self.gpus else ""
+        gpus = f", {self.gpus:g} GPU" if self.gpus else ""
         return f"{self.cores:g} core{'s' * (self.cores != 1)}, {self.memory / 1e9:.1f} GB of memory{gpus}"
 
 
@@ -58,55 +56,49 @@ def choose_share(nodes: Sequence[Share], share: Share, count: int) -> Share:
     return next((larger for larger in fitting if at_once and slots_on(nodes, larger) >= at_once), share)
 
 
-class RayPlace(Place):
-    """Slots of a Ray cluster for `count` tasks.
+class RayPlace:
+    """Slots of a Ray cluster for `count` tasks, which are used as those of LocalPlace.
 
     jobs: commands handed to Ray at a time, whether they have room or not (None: as many as fit). address: as ray.init
     takes it (None: RAY_ADDRESS, the cluster that this machine belongs to, or a new one on this machine alone).
-    gpu_share: of a GPU for each command (None: as its memory allows). Raises UserError where there is no such cluster,
-    or no node with room for a command.
+    gpu_share: of a GPU for each command that uses one. Raises UserError where there is no such cluster, or no node with
+    room for a command.
     """
 
     def __init__(
-        self,
-        count: int,
-        needs: Needs,
-        jobs: int | None = None,
-        address: str | None = None,
-        gpu_share: float | None = None,
+        self, count: int, needs: Needs, jobs: int | None = None, address: str | None = None, gpu_share: float = 1.0
     ) -> None:
         self._ray, self._most = _connect(address), jobs
         nodes = self._nodes()
-        gpus = any(node.gpus for node in nodes) and needs.gpu_memory > 0
-        of_gpu = (gpu_share or 1 / max(1, int(self._bytes_of_gpu() // needs.gpu_memory))) if gpus else 0.0
-        self.share = choose_share(nodes, Share(1, needs.memory, of_gpu), min(count, jobs or count))
+        share = Share(1, needs.memory, gpu_share if needs.device != "cpu" else 0.0)
+        self.share = choose_share(nodes, share, min(count, jobs or count))
         self.workers = min(int(self.share.cores), MOST_WORKERS)
+        self.about = f"runs at a time: {self.jobs}, on a Ray cluster of {len(nodes)} nodes; each has {self.share}"
         if not self.jobs:
             self.close()
             raise UserError(
                 f"no node of the cluster has room for a run, which takes {self.share}; the nodes have "
                 f"{'; '.join(map(str, nodes)) or 'nothing'}. --jobs N hands N runs to Ray all the same"
             )
-        reason = "as asked for" if jobs else "what has room, as nodes come and go"
-        self.about = (
-            f"runs at a time: {self.jobs}, on a Ray cluster of {len(nodes)} nodes ({reason}); each has {self.share}"
-        )
 
     @property
-    def jobs(self) -> int:  # type: ignore[override]
+    def jobs(self) -> int:
+        """Return the number of slots, which changes as nodes come and go."""
         return self._most or slots_on(self._nodes(), self.share)
 
     def start(self, words: Sequence[str], log: Path) -> "RayJob":
         task = self._ray.remote(_run_there).options(
             num_cpus=self.share.cores, num_gpus=self.share.gpus, memory=self.share.memory, max_retries=_LOSSES
         )
+        threads = {"OMP_NUM_THREADS": str(int(self.share.cores))}
+        hidden = (
+            {} if self.share.gpus else {"CUDA_VISIBLE_DEVICES": ""}
+        )  # Ray hides none from those that asked for none
         try:
-            hidden = self.share.gpus == 0  # as Ray hides no GPU from those that asked for none
-            program, threads = this_program(), int(self.share.cores)
-            answer = task.remote(list(words), log.absolute(), Path.cwd(), program, threads, hide_gpus=hidden)
-            return RayJob(self._ray, answer, log)
+            answer = task.remote(list(words), log.absolute(), Path.cwd(), this_program(), threads | hidden)
         except self._ray.exceptions.RayError as error:
             raise OSError(str(error)) from error
+        return RayJob(self._ray, answer, log)
 
     def close(self) -> None:
         """End the commands that are still on their way."""
@@ -116,19 +108,9 @@ class RayPlace(Place):
         alive = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         return [Share(has.get("CPU", 0), has.get("memory", 0), has.get("GPU", 0)) for has in alive if has.get("CPU")]
 
-    def _bytes_of_gpu(self) -> int:
-        """Return bytes of a GPU of the cluster, of which no more than a sliver must be free."""
-        ask = self._ray.remote(max_calls=1)(_bytes_of_gpu).options(num_cpus=0, num_gpus=1e-4)
-        try:
-            return self._ray.get(ask.remote(), timeout=120)
-        except self._ray.exceptions.RayError as error:
-            self.close()
-            cause = getattr(error, "cause", None) or error
-            raise UserError(f"the size of a GPU of the cluster is not known ({cause}); use --gpu-share") from error
 
-
-class RayJob(Job):
-    """A command on a node, or waiting for room on one. answer: reference to its exit code."""
+class RayJob:
+    """A command on a node, or waiting for room on one, used like a Popen. answer: reference to its exit code."""
 
     def __init__(self, ray: Any, answer: Any, log: Path) -> None:
         self._ray, self._answer, self._log = ray, answer, log
@@ -147,33 +129,31 @@ class RayJob(Job):
                     log.write(f"{getattr(error, 'cause', None) or error}\n")
         return self._code
 
-    def stop(self) -> None:
+    def send_signal(self, number: int) -> None:
         self._ray.cancel(self._answer)  # a KeyboardInterrupt in _run_there
 
     def kill(self) -> None:
-        self.stop()  # the second one kills
+        self._ray.cancel(self._answer)  # the second one kills
 
 
 def _run_there(
-    words: Sequence[str], log: Path, folder: Path, program: Sequence[str], threads: int, *, hide_gpus: bool
+    words: Sequence[str], log: Path, folder: Path, program: Sequence[str], environment: dict[str, str]
 ) -> int:
     """Run a command on this node and return its exit code; a KeyboardInterrupt stops it, a second one kills it."""
     os.chdir(folder)
-    hidden = {"CUDA_VISIBLE_DEVICES": ""} if hide_gpus else {}
-    job = start_process(words, log, {"OMP_NUM_THREADS": str(threads), **hidden}, program=program)
-    interrupt = job.stop
+    job = start_process(words, log, environment, program)
+    stopped = False
     while True:
         try:
             while (code := job.poll()) is None:
                 time.sleep(_PAUSE_SECONDS)
             return code
         except KeyboardInterrupt:
-            interrupt()
-            interrupt = job.kill
+            job.kill() if stopped else job.send_signal(signal.SIGINT)
+            stopped = True
 
 
 def _connect(address: str | None) -> Any:
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", _RAYS_OWN_WORDS)
     try:
         import ray
         import ray.exceptions
@@ -188,9 +168,3 @@ def _connect(address: str | None) -> Any:
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise UserError(f"no Ray cluster at {asked or 'hand'}: {error}") from error
     return ray
-
-
-def _bytes_of_gpu() -> int:
-    import torch
-
-    return torch.cuda.mem_get_info()[1]

@@ -7,7 +7,7 @@ refused, it has failed. Nothing about this is written down: a task tells what it
 
 import shlex
 import signal
-import sys
+import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -18,11 +18,14 @@ from typing import Literal
 
 from alda.envs.vector import cause_of_death
 from alda.errors import UserError
+from alda.sweep.local import LocalPlace
+from alda.sweep.ray import RayJob, RayPlace
 
+Place = LocalPlace | RayPlace  # slots for commands, which all end when the process that holds the place is gone
+Job = subprocess.Popen[bytes] | RayJob  # a command on its way, no method of which waits
 State = Literal["training", "evaluating", "failed", "in use", "waiting", "stopped", "finished"]
 _WRONG_INPUT = 2  # exit code, which no retry changes
 _STOPPED = (0, 128 + signal.SIGINT, -signal.SIGINT)  # exit codes of a command that was asked to stop
-_RECHECK_SECONDS = 5.0  # between looks whether a task is still in use
 _LAST_LINES = 5  # shown of a log
 
 
@@ -52,38 +55,6 @@ class Task(ABC):
         return {}
 
 
-class Job(ABC):
-    """A command on its way."""
-
-    @abstractmethod
-    def poll(self) -> int | None:
-        """Return its exit code, negative for a signal; None while it runs. Never wait."""
-
-    @abstractmethod
-    def stop(self) -> None:
-        """Ask it to save and end, as Ctrl-C does. Never wait."""
-
-    @abstractmethod
-    def kill(self) -> None:
-        """End it and its children at once."""
-
-
-class Place(ABC):
-    """Slots for commands, which all end when the process that holds the place is gone.
-
-    jobs: number of slots, which may change. workers: processes that each may use for evaluations. about: both, with
-    reasons, for people.
-    """
-
-    jobs: int
-    workers: int
-    about: str
-
-    @abstractmethod
-    def start(self, words: Sequence[str], log: Path) -> Job:
-        """Run `alda WORDS` and append its output to the log. Raise OSError where that fails."""
-
-
 @dataclass
 class Entry:
     """A task and where it stands. command: under way, or last. deaths: of its commands, in this runner."""
@@ -94,8 +65,6 @@ class Entry:
     deaths: int = 0
     reason: str = ""
     job: Job | None = None
-    log_start: int = 0  # where in the log the command begins
-    looked: float = float("-inf")  # when the task was last found in use
 
 
 class Runner:
@@ -114,7 +83,6 @@ class Runner:
     ) -> None:
         self.place, self.retries, self.say, self.watch = place, retries, say, watch
         self.entries = [Entry(task, "waiting" if task.next_command() else "finished") for task in tasks]
-        self.queue = [entry for entry in self.entries if entry.state == "waiting"]
         self.stopping = False
 
     def run(self, caught: Sequence[int], pause: float = 0.2) -> int:
@@ -124,9 +92,8 @@ class Runner:
         """
         try:
             while True:
-                running = [(entry, entry.job) for entry in self.entries if entry.job]
-                for entry, job in running:
-                    if (code := job.poll()) is not None:
+                for entry in self.entries:
+                    if entry.job and (code := entry.job.poll()) is not None:
                         self._end(entry, code)
                 if caught and not self.stopping:
                     self._stop()
@@ -134,7 +101,7 @@ class Runner:
                     self._fill()
                 with suppress(OSError):  # a table that cannot be made now may be later
                     self.watch(self.entries)
-                if not self._running() and (self.stopping or not self.queue):
+                if not self._running() and (self.stopping or not self._waiting()):
                     break
                 time.sleep(pause)
         except BaseException:
@@ -148,48 +115,48 @@ class Runner:
     def _running(self) -> list[Job]:
         return [entry.job for entry in self.entries if entry.job]
 
+    def _waiting(self) -> list[Entry]:
+        """Return what is left to begin, those that died behind the others."""
+        waiting = [entry for entry in self.entries if entry.state in ("waiting", "in use")]
+        return sorted(waiting, key=lambda entry: entry.deaths)
+
     def _fill(self) -> None:
-        now = time.monotonic()
-        for entry in list(self.queue):
-            if len(self._running()) >= self.place.jobs:
+        free = self.place.jobs - len(self._running())
+        for entry in self._waiting():
+            if free <= 0:
                 return
-            if now - entry.looked > _RECHECK_SECONDS:
-                self._begin(entry)
+            self._begin(entry)
+            free -= entry.job is not None
 
     def _begin(self, entry: Entry) -> None:
         """Start the next command of a task, if any."""
         task, before = entry.task, entry.command
         try:
+            if task.in_use():
+                if entry.state != "in use":
+                    self._settle(entry, "in use", "another process works on it; waits for that")
+                return
             entry.command = task.next_command()
             if entry.command is None:
                 self._settle(entry, "finished")
             elif entry.state in ("training", "evaluating") and entry.command == before:
                 self._died(entry, "it ended without having finished")
-            elif task.in_use():
-                self._wait_for(entry)
             else:
-                self._start(entry, entry.command)
+                task.log.parent.mkdir(parents=True, exist_ok=True)
+                with task.log.open("a") as log:
+                    log.write(f"$ alda {shlex.join(entry.command)}\n")
+                entry.job = self.place.start(entry.command, task.log)
+                self._settle(entry, "evaluating" if entry.command[0] == "evaluate" else "training")
         except UserError as error:  # the files are of another task
             self._settle(entry, "failed", str(error))
         except OSError as error:
             self._died(entry, str(error))
 
-    def _start(self, entry: Entry, words: list[str]) -> None:
-        log = entry.task.log
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as file:
-            entry.log_start = file.tell()
-            file.write(f"$ alda {shlex.join(words)}\n")
-        entry.job = self.place.start(words, log)
-        self._settle(entry, "evaluating" if words[0] == "evaluate" else "training")
-
     def _end(self, entry: Entry, code: int) -> None:
         entry.job = None
-        reason = "" if code == 0 else f"{cause_of_death(code)}{_last_words(entry)}"
+        reason = f"{cause_of_death(code)}{_last_words(entry.task.log)}"
         if self.stopping and code in _STOPPED:
-            self._settle(entry, "finished" if _is_finished(entry.task) else "stopped")
-        elif code == _WRONG_INPUT and entry.task.in_use():
-            self._wait_for(entry)
+            self._settle(entry, "stopped")
         elif code == _WRONG_INPUT or (code and self.stopping):
             self._settle(entry, "failed", reason)
         elif code:
@@ -201,50 +168,26 @@ class Runner:
         entry.deaths += 1
         if entry.deaths > self.retries:
             self._settle(entry, "failed", reason)
-            return
-        self._settle(entry, "waiting", reason, f"died, will be tried again ({entry.deaths} of {self.retries})")
-        self.queue.append(entry)
+        else:
+            again = f"died and will be tried again ({entry.deaths} of {self.retries})"
+            self._settle(entry, "waiting", f"{again}: {reason}")
 
-    def _wait_for(self, entry: Entry) -> None:
-        """Leave a task alone that another process works on, and look at it again later."""
-        if entry.state != "in use":
-            self._settle(entry, "in use", "", "in use by another process; waits for it")
-            self.queue.append(entry)
-        entry.looked = time.monotonic()
-
-    def _settle(self, entry: Entry, state: State, reason: str = "", words: str = "") -> None:
-        if entry in self.queue:
-            self.queue.remove(entry)
+    def _settle(self, entry: Entry, state: State, reason: str = "") -> None:
         entry.state, entry.reason = state, reason
-        self.say(f"{entry.task.label}: {words or state}" + (f": {reason}" if reason else ""))
+        self.say(f"{entry.task.label}: {state}" + (f": {reason}" if reason else ""))
 
     def _stop(self) -> None:
         self.stopping = True
         if running := self._running():
             self.say("stopping: every run saves a checkpoint; a second Ctrl-C kills them")
             for job in running:
-                job.stop()
+                job.send_signal(signal.SIGINT)
 
 
-def _is_finished(task: Task) -> bool:
+def _last_words(log: Path) -> str:
     try:
-        return task.next_command() is None
-    except (UserError, OSError):  # as the next runner will tell
-        return False
-
-
-def _last_words(entry: Entry) -> str:
-    try:
-        with entry.task.log.open("rb") as log:
-            log.seek(entry.log_start)
-            text = log.read().decode(errors="replace")
+        text = log.read_text(errors="replace").rpartition("$ alda ")[-1]
     except OSError:
         return ""
     lines = [line.strip() for line in text.splitlines()[1:] if line.strip()][-_LAST_LINES:]  # without the command
     return f"; its last words: {' | '.join(lines)}" if lines else ""
-
-
-def this_program() -> list[str]:
-    """Return how Python was called for this process, so that its children know what a user's program adds."""
-    main = sys.modules["__main__"]
-    return ["-m", main.__spec__.name] if main.__spec__ else [str(Path(str(main.__file__)).absolute())]

@@ -16,33 +16,26 @@ shifts = ["train", "color_hard"]
 episodes = 100
 """
 
-import io
 import itertools
 import re
+import shlex
 import tomllib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import cattrs
 
-from alda.config import Config, flat, to_json
+from alda.config import Config, flat
 from alda.envs import check_shift
 from alda.envs.tasks import split_task, unknown
-from alda.errors import UserError
+from alda.errors import UserError, check_numbers
 from alda.presets import parse, presets
 from alda.sweep.study_run import Final, StudyRun, spoken
 
-_NAMES = {int: "whole number", str: "text in quotes"}
-_SET_BY_STUDY = {
-    "env.task": "`tasks` does",
-    "seed": "`seeds` does",
-    "seeds": "`seeds` does",
-    "name": "the preset and `vary` do",
-    "run-dir": "the study's name and --root do",
-}
+_SET_BY_STUDY = {"env.task", "seed", "seeds", "name", "run-dir"}
 
 
 @dataclass(frozen=True)
@@ -76,32 +69,30 @@ def read_study(path: Path, root: Path = Path("runs")) -> Study:
     """
     with _at(str(path)):
         try:
-            file = _converter().structure(tomllib.loads(path.read_text()), StudyFile)
-        except FileNotFoundError:
-            raise UserError("there is no such file") from None
+            content = tomllib.loads(path.read_text())
+            file = cattrs.Converter(forbid_extra_keys=True).structure(content, StudyFile)
         except cattrs.BaseValidationError as error:
-            raise UserError("; ".join(cattrs.transform_error(error, "file", _say_what_is_wrong))) from None
+            raise UserError("; ".join(cattrs.transform_error(error, "file"))) from None
         except (ValueError, OSError) as error:
-            raise UserError(f"cannot be read as TOML: {error}") from error
+            raise UserError(f"cannot be read as TOML: {error}") from None
         return _study(file, path.stem, root)
 
 
 def _study(file: StudyFile, name: str, root: Path) -> Study:
-    settings, varied = _flags(file.settings, "settings"), _flags(file.vary, "vary")
-    for key, values in (("presets", file.presets), ("tasks", file.tasks), ("seeds", file.seeds), *varied.items()):
-        key = f"vary.{key}" if key in varied else key
+    settings, varied = _flags(file.settings), _flags(file.vary)
+    for key, values in {"presets": file.presets, "tasks": file.tasks, "seeds": file.seeds, **varied}.items():
         if not isinstance(values, list | tuple) or not values or any(values.count(value) > 1 for value in values):
             raise UserError(f"{key}: a list of values, each once, is wanted, not {values!r}")
-    if twice := settings.keys() & varied.keys():
-        raise UserError(f"vary.{min(twice)}: is in [settings] as well")
-    for task in file.tasks:
-        with _at("tasks"):
+    if wrong := _SET_BY_STUDY & (settings.keys() | varied.keys()) or settings.keys() & varied.keys():
+        raise UserError(f"{min(wrong)}: is set elsewhere: `tasks`, `seeds`, the file's name, or [vary]")
+    with _at("tasks"):
+        for task in file.tasks:
             split_task(task)
+    if file.final:
         with _at("final"):
-            for shift in file.final.shifts if file.final else ():
+            check_numbers(file.final, from_zero=("seed",))
+            for shift, task in itertools.product(file.final.shifts, file.tasks):
                 check_shift(shift, task)
-    if file.final and (file.final.episodes < 1 or file.final.seed < 0 or not file.final.shifts):
-        raise UserError("final: at least one of `shifts`, one of `episodes` and a seed from 0 on are wanted")
     variants = [dict(zip(varied, values, strict=True)) for values in itertools.product(*varied.values())]
     kinds = [_kind(preset, settings, variant) for preset, variant in itertools.product(file.presets, variants)]
     runs = []
@@ -121,43 +112,17 @@ def _kind(preset: str, settings: dict[str, Any], variant: dict[str, Any]) -> tup
     known = presets()
     if preset not in known:
         raise UserError(f"presets: {unknown('preset', preset, known)}")
-    usual = known[preset].config
-    flags = [flag.replace("_", "-") for flag in flat(to_json(usual)) if flag != "method"]
-    chosen = [(f"settings.{flag}", flag, value) for flag, value in settings.items()]
-    chosen += [(f"vary.{flag}", flag, value) for flag, value in variant.items()]
-    for place, flag, _ in chosen:
-        if flag in _SET_BY_STUDY:
-            raise UserError(f"{place}: is not for a study to set: {_SET_BY_STUDY[flag]}")
-        if flag not in flags:
-            raise UserError(f"{place}: {unknown(f'setting of {preset}', flag, flags)}")
-    called = {"name": title_of(usual.name, variant)} if variant else {}
+    called = {"name": title_of(known[preset].config.name, variant)} if variant else {}
     words = [preset, *spoken({**called, **settings, **variant})]
     try:
-        return words, parse_words(words)
-    except UserError:
-        for place, flag, value in chosen:
-            with _at(place):
-                parse_words([preset, *spoken({flag: value})])
-        raise
+        return words, parse(words)
+    except SystemExit:  # the parser has said why
+        raise UserError(f"`alda train` refuses these settings, as said above: {shlex.join(words)}") from None
 
 
-def parse_words(words: Sequence[str]) -> Config:
-    """Return the config that `alda train` makes of its words. Raise UserError with what its parser says."""
-    said = io.StringIO()
-    try:
-        with redirect_stdout(said), redirect_stderr(said):
-            return parse(words)
-    except SystemExit:
-        words = re.sub("[─│╭╮╰╯]|-{3,}", " ", said.getvalue())
-        raise UserError(" ".join(re.split("Argument helptext|For full helptext", words)[0].split())) from None
-
-
-def _flags(table: dict[str, Any], section: str) -> dict[str, Any]:
+def _flags(table: dict[str, Any]) -> dict[str, Any]:
     """Return settings by flag; they may be written with quotes or without, with - or _."""
-    flags = [(key.replace("_", "-"), value) for key, value in flat(table).items()]
-    if len(dict(flags)) < len(flags):
-        raise UserError(f"{section}: a flag is there more than once")
-    return dict(flags)
+    return {key.replace("_", "-"): value for key, value in flat(table).items()}
 
 
 def title_of(preset: str, variant: dict[str, Any]) -> str:
@@ -169,37 +134,6 @@ def title_of(preset: str, variant: dict[str, Any]) -> str:
 def _name(value: Any) -> str:
     words = value if isinstance(value, list) else [value]
     return re.sub(r"[^\w.:+-]", "_", "+".join(f"{word:g}" if isinstance(word, float) else str(word) for word in words))
-
-
-def _converter() -> cattrs.Converter:
-    """Return a converter that takes values as they are: no letters for a list, no 1 for true."""
-    converter = cattrs.Converter(forbid_extra_keys=True)
-    for kind in _NAMES:
-        converter.register_structure_hook(kind, _exactly)
-    converter.register_structure_hook_func(lambda kind: get_origin(kind) is tuple, _tuple_of)
-    return converter
-
-
-def _exactly(value: Any, kind: Any) -> Any:
-    if type(value) is not kind:
-        raise ValueError(f"a {_NAMES[kind]} is wanted, not {value!r}")
-    return value
-
-
-def _tuple_of(values: Any, kind: Any) -> tuple[Any, ...]:
-    item, _ = get_args(kind)
-    if not isinstance(values, list):
-        raise ValueError(f"a list, each a {_NAMES[item]}, is wanted, not {values!r}")
-    return tuple(_exactly(value, item) for value in values)
-
-
-def _say_what_is_wrong(error: BaseException, _: Any) -> str:
-    if isinstance(error, cattrs.ForbiddenExtraKeysError):
-        names = [one.name for one in fields(error.cl)]
-        return ", ".join(unknown("key", key, names) for key in sorted(error.extra_fields))
-    if isinstance(error, KeyError):
-        return f"{error.args[0]} is missing"
-    return str(error) if isinstance(error, ValueError) else "a table is wanted"
 
 
 @contextmanager

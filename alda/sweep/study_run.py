@@ -1,19 +1,22 @@
 """A run of a study as a task: `alda train`, then `alda evaluate`. What it is to do next is read from its directory."""
 
-from collections import Counter
+import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 from typing import Any
 
 from alda.config import Config
+from alda.errors import UserError
 from alda.progress import clock
 from alda.sweep.local import Needs
 from alda.sweep.runner import Task
-from alda.sweep.status import is_locked, is_scored, read_progress, saved_position
+from alda.training.logger import read_metrics
 from alda.training.replay import replay_bytes
+from alda.training.run_lock import only_one
 from alda.training.trainer import requested
 from alda.types import EnvSpec
 
@@ -56,11 +59,6 @@ class StudyRun(Task):
     def log(self) -> Path:
         return self.run_dir / "log.txt"
 
-    @property
-    def kind(self) -> str:
-        """'alda/beta_10': runs of a kind differ in task and seed, and learn at about the same pace."""
-        return f"{self.config.method}/{self.config.name}"
-
     @cached_property
     def settled(self) -> Config:
         """The config with everything decided."""
@@ -83,21 +81,37 @@ class StudyRun(Task):
             requested(self.config)  # refuses a run with other settings
         if min(saved.values(), default=-1) < steps:
             return self.commands()["train"]
-        scored = not self.final or is_scored(self.run_dir, saved["step"], **vars(self.final))
+        scored = not self.final or is_scored(self.run_dir, saved["step"], self.final)
         return None if scored else self.commands()["evaluate"]
 
     def in_use(self) -> bool:
-        return is_locked(self.run_dir)
+        try:
+            with only_one(self.run_dir):
+                return False
+        except UserError:
+            return True
+        except OSError:  # no such directory, or one that cannot be written, as will be found there
+            return False
 
     def progress(self) -> dict[str, str]:
-        found = read_progress(self.run_dir)
-        returns = ", ".join(f"{shift} {value:.0f}" for shift, value in found.returns.items())
-        seconds = found.seconds_per_step
+        """Return the newest step, the pace since the run learns with all that it includes, and the newest returns."""
+        try:
+            rows = read_metrics(self.run_dir)
+        except (UserError, OSError):  # a damaged file, as the run itself will tell
+            rows = []
+        step = max([saved_position(self.run_dir).get("step", 0), *(row["step"] for row in rows)])
+        speeds = [row.get("speed/steps_per_second") for row in rows if row.get("updates")]
+        seconds = [1 / speed for speed in speeds if speed]
+        returns = ""
+        for row in rows:
+            if means := {name.split("/")[1]: row[name] for name in row if re.fullmatch("eval/[^/]+/return", name)}:
+                returns = ", ".join(f"{shift} {mean:.0f}" for shift, mean in means.items() if mean is not None)
+                returns += f" at step {row['step']:,}"
         return {
-            "step": f"{found.step:,}/{self.config.steps:,}",
-            "steps/s": f"{1 / seconds:.2f}" if seconds else "",
-            "left": clock((self.config.steps - found.step) * seconds) if seconds else "",
-            "returns": f"{returns} at step {found.evaluated:,}" if returns else "",
+            "step": f"{step:,}/{self.config.steps:,}",
+            "steps/s": f"{1 / fmean(seconds):.2f}" if seconds else "",
+            "left": clock((self.config.steps - step) * fmean(seconds)) if seconds else "",
+            "returns": returns,
         }
 
     def replay_size(self) -> int:
@@ -121,18 +135,28 @@ def needs_of(runs: Sequence[StudyRun]) -> Needs:
     return Needs(max(memory), max(gpu_memory), next((name for name in devices if name != "cpu"), "cpu"))
 
 
-def time_left(runs: Sequence[StudyRun], jobs: int) -> float | None:
-    """Return seconds until these runs are trained, at the median pace of each kind; None where a kind has none yet."""
-    paces: dict[str, list[float]] = {}
-    steps: Counter[str] = Counter()
-    for run in runs:
-        progress = read_progress(run.run_dir)
-        steps[run.kind] += max(0, run.config.steps - progress.step)
-        if progress.seconds_per_step:
-            paces.setdefault(run.kind, []).append(progress.seconds_per_step)
-    if any(kind not in paces for kind in +steps):
-        return None
-    return sum(count * median(paces[kind]) for kind, count in (+steps).items()) / max(1, jobs)
+def saved_position(run_dir: Path) -> dict[str, int]:
+    """Return agent steps taken and evaluated at a run's newest checkpoint; nothing where it has none."""
+    folder = run_dir / "checkpoints"
+    try:
+        place = json.loads((folder / "latest.json").read_text())["checkpoint"]
+        position = json.loads((folder / place / "state.json").read_text())["position"]
+        return {name: int(position[name]) for name in ("step", "evaluated")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def is_scored(run_dir: Path, step: int, final: Final) -> bool:
+    """Return whether the final evaluation of this step is there."""
+    for file in (run_dir / "evaluations").glob(f"step_{step:09d}_seed_{final.seed}*.json"):
+        try:
+            record = json.loads(file.read_text())
+            asked = (record["episodes"], record["seed"]) == (final.episodes, final.seed)
+            if asked and set(final.shifts) <= set(record["worlds"]):
+                return True
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return False
 
 
 def spoken(settings: dict[str, Any]) -> Iterator[str]:

@@ -1,58 +1,42 @@
 """Everything that makes learning fast without changing what is learned. Applied last, to a finished agent."""
 
 import ctypes
-import os
-import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from alda.agents.base import Agent
-from alda.errors import UserError
 from alda.nets.representation import Representation
 
 Speed = Literal["plain", "fast"]
 _WARM_UP = 3  # eager calls before a method is captured
 
 
-def accelerate(agent: Agent, speed: Speed, *, compiled: bool = False) -> Agent:
+def accelerate(agent: Agent, speed: Speed) -> Agent:
     """Return the agent as it is (plain), or made fast.
 
     fast encodes frames that two observations share once, runs image layers in bfloat16 with float32 results where the
     hardware multiplies bfloat16, and fuses the optimisers; on a CPU it keeps freed memory, on a GPU it turns hot
     methods and acting into CUDA graphs.
-
-    compiled: fuse the layers between convolutions by PyTorch's compiler while learning.
-    Raises UserError where that needs a C++ compiler and there is none.
     """
     if speed == "plain":
         return agent
-    if compiled and not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
-        raise UserError("--compile needs a C++ compiler, as in Debian's package g++; without --compile none is needed")
     device = next(agent.parameters()).device
     for module in agent.modules():
         if isinstance(module, Representation):
             module.one_pass = agent.shares_frames
-        if getattr(module, "low_precision", False):
-            if has_bfloat16(device.type):
-                module.forward = _in_bfloat16(module.forward, device.type)
-            if compiled:
-                module.forward = _CompiledWhileLearning(module.forward)
+        if getattr(module, "low_precision", False) and has_bfloat16(device.type):
+            module.forward = _in_bfloat16(module.forward, device.type)
     for optimizer in agent.optimizers.values():
         for group in optimizer.param_groups:
             group["fused"], group["foreach"] = True, False
             group["capturable"] = device.type == "cuda"
-    if compiled:
-        warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf")  # the compiler's own
-        for name in agent.hot:
-            setattr(agent, name, _learning(getattr(agent, name)))
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # shapes never change
         for name in (*agent.hot, "act"):
@@ -112,38 +96,6 @@ def _keep_freed_memory() -> None:
         mallopt(trim_threshold, most)
 
 
-class _CompiledWhileLearning:
-    """Image layers, compiled while the agent learns; elsewhere sizes change from call to call."""
-
-    learning = False
-
-    def __init__(self, forward: Callable[..., Tensor]) -> None:
-        self.forward, self.compiled = forward, torch.compile(forward, dynamic=False)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.compiled(x) if self.learning else self.forward(x)
-
-
-def _learning(method: Callable[..., Any]) -> Callable[..., Any]:
-    def learn(*inputs: Any, **switches: Any) -> Any:
-        _CompiledWhileLearning.learning = True
-        try:
-            return method(*inputs, **switches)
-        finally:
-            _CompiledWhileLearning.learning = False
-
-    return learn
-
-
-class Recording(Protocol):
-    """Recorded operations on fixed memory."""
-
-    outputs: Any
-    """Results of the recorded call; `replay` writes new values there."""
-
-    def replay(self) -> None: ...
-
-
 class Captured:
     """Method that is recorded, once for every set of shapes and switches that it is called with.
 
@@ -151,13 +103,14 @@ class Captured:
     calls copy their inputs there, replay the recording, and return copies of its outputs. Random numbers continue as in
     eager calls.
 
-    method: takes tensors, tuples of them or None, and switches by keyword; never waits for the device.
+    method: takes tensors, tuples of them or None, and switches by keyword; never waits for the device. record: makes a
+    CudaGraph, or what is like one, of a call without arguments.
     """
 
-    def __init__(self, method: Callable[..., Any], record: Callable[..., Recording]) -> None:
+    def __init__(self, method: Callable[..., Any], record: Callable[..., Any]) -> None:
         self.method, self.record = method, record
         self._calls: dict[Any, int] = {}
-        self._recordings: dict[Any, tuple[list[Tensor], Recording]] = {}
+        self._recordings: dict[Any, tuple[list[Tensor], Any]] = {}
 
     def __call__(self, *inputs: Any, **switches: Any) -> Any:
         given = _tensors(inputs)

@@ -19,15 +19,11 @@ from alda.files import write_text
 from alda.types import Metrics
 
 
-class DamagedMetrics(UserError, ValueError):  # noqa: N818 (says what is wrong, as its parents do)
-    """Metrics that cannot be read: an error that users can put right, and a wrong value for code that reads files."""
-
-
 class Logger:
     """Writer of RUN/metrics.jsonl and RUN/tensorboard.
 
-    saved: the `state` to resume from; lines that were written after it are dropped. Raises DamagedMetrics where lines
-    from before it are missing, unless the whole file is: then a new one begins.
+    saved: the `state` to resume from; lines that were written after it are dropped. Raises UserError where lines from
+    before it are missing, unless the whole file is: then a new one begins.
     """
 
     def __init__(self, run_dir: Path, device: str = "cpu", saved: dict[str, Any] | None = None) -> None:
@@ -39,7 +35,7 @@ class Logger:
         kept = [line for line in found or [] if line.endswith(b"\n")]
         steps = [row["step"] for row in _rows(self.path, kept)]
         if found is not None and len(kept) < saved["lines"]:
-            raise DamagedMetrics(_remedy(f"{self.path} has lost lines: {len(kept)} of {saved['lines']} are there"))
+            raise _damaged(self.path, f"has lost lines: {len(kept)} of {saved['lines']} are there")
         self.lines = len(kept)
         write_text(self.path, b"".join(kept).decode())
         board = run_dir / "tensorboard"
@@ -60,12 +56,11 @@ class Logger:
         torch._foreach_add_([self.sums[name] for name in metrics], values)  # one launch
 
     def flush(self, position: dict[str, int], extra: dict[str, float]) -> dict[str, float]:
-        """Write a line: the run's position, the averages since the last flush, and numbers as they are."""
-        names = list(self.sums)
-        averages = torch.stack([self.sums[n] / self.counts[n] for n in names]).tolist() if names else []
+        """Write a line: the run's position, the averages since the last flush, and numbers as they are; return them."""
+        averages = torch.stack([self.sums[n] / self.counts[n] for n in self.sums]).tolist() if self.sums else []
+        values = dict(zip(self.sums, averages, strict=True)) | extra
         self.sums.clear()
         self.counts.clear()
-        values = dict(zip(names, averages, strict=True)) | extra
         self.write(position, values)
         return values
 
@@ -95,24 +90,16 @@ class Logger:
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     """Return the lines of a run's metrics, without a last one that was cut off while it was written.
 
-    Raises DamagedMetrics where another line is none of metrics.
+    Raises UserError where another line is none of metrics.
     """
     path = run_dir / "metrics.jsonl"
     lines = path.read_bytes().splitlines() if path.exists() else []
-    if lines and _is_cut_off(lines[-1]):
-        lines.pop()
+    if lines:
+        try:
+            json.loads(lines[-1])
+        except (ValueError, RecursionError):  # half a line, or the zeros that a power cut leaves
+            lines.pop()
     return list(_rows(path, lines))
-
-
-def _is_cut_off(line: bytes) -> bool:
-    """Return whether this is the beginning of a line, or the zeros that a power cut leaves, or both."""
-    if not line.startswith((b"{", b"\0")):
-        return False
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return True
-    return False
 
 
 def _rows(path: Path, lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
@@ -120,11 +107,12 @@ def _rows(path: Path, lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise DamagedMetrics(_remedy(f"{path} is damaged at line {number} ({error})")) from error
+            raise _damaged(path, f"is damaged at line {number} ({error})") from error
         if not isinstance(row, dict) or "step" not in row:
-            raise DamagedMetrics(_remedy(f"{path} is damaged at line {number} (it has no step)"))
+            raise _damaged(path, f"is damaged at line {number} (it has no step)")
         yield row
 
 
-def _remedy(damage: str) -> str:
-    return f"{damage}; put a copy in its place, or move it away: the run can be resumed without the lines before"
+def _damaged(path: Path, how: str) -> UserError:
+    remedy = "put a copy in its place, or move it away: the run can be resumed without the lines before"
+    return UserError(f"{path} {how}; {remedy}")

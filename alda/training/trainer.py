@@ -56,15 +56,15 @@ def train(config: Config) -> Path:
         raise UserError(f"{config.run_dir} is a file; choose another --run-dir") from None
     with only_one(config.run_dir) as check_lock, collected_signals() as caught:
         trainer = Trainer(config, conditions, caught, check_lock)
-        with trainer.display:
+        with trainer.display.live:
             try:
                 trainer.loop()
                 if not trainer.saved:
                     raise SystemExit(1)
             except Interrupted:
                 trainer.save()
-                trainer.display.say(f"stopped at step {trainer.at.step:,}" + (" and saved" if trainer.saved else ""))
-                trainer.display.say("the same command resumes the run" if trainer.saved else trainer.kept())
+                how = "and saved; the same command resumes the run" if trainer.saved else f"unsaved; {trainer.kept()}"
+                trainer.display.say(f"stopped at step {trainer.at.step:,} {how}")
                 raise SystemExit(128 + caught[0] if trainer.saved else 1) from None
             except (LearningError, OSError, WorkerError) as error:
                 if isinstance(error, LearningError) and error.sound:
@@ -101,8 +101,7 @@ class Trainer:
         env = config.make_env(config.train_shift)
         spec, fps = spec_of(env), env.metadata["render_fps"]
         env.close()
-        agent = make_agent(config.agent, spec).to(self.device)
-        self.agent = accelerate(agent, config.speed, compiled=config.compile)
+        self.agent = accelerate(make_agent(config.agent, spec).to(self.device), config.speed)
         prepared = self.agent.prepare(config.data)
         self.watch = Stopwatch()
         self.replay = Replay(
@@ -285,12 +284,10 @@ class Trainer:
         return "training" if self.at.updates else "acting at random"
 
     def _greet(self, doing: str) -> None:
-        c, say, replay = self.config, self.display.say, self.replay
-        say(f"{doing} {c.method} on {c.env.task}, {self.run_dir}")
+        c, replay = self.config, self.replay
+        self.display.say(f"{doing} {c.method} on {c.env.task}, {self.run_dir}")
         frames = f"{replay.slots:,} frames of {c.env.image_size}x{c.env.image_size}"
-        say(f"replay: up to {frames}, {replay.bytes / 1e9:.2f} GB on {c.replay_device} when full")
-        if c.compile:
-            say("the first updates wait for the compiler, half a minute or more; later runs reuse its work")
+        self.display.say(f"replay: up to {frames}, {replay.bytes / 1e9:.2f} GB on {c.replay_device} when full")
 
 
 def open_pools(config: Config) -> tuple[Pool, Pool]:

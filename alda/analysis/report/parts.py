@@ -170,7 +170,7 @@ def _newest_step(run: Path) -> int | None:
     """Return the newest agent step in the metrics; None where they are damaged, which the learning curves say."""
     try:
         return max((int(row["step"]) for row in read_metrics(run)), default=None)
-    except DAMAGE:
+    except (UserError, *DAMAGE):
         return None
 
 
