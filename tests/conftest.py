@@ -14,10 +14,12 @@ from alda import agents
 from alda.agents import AGENTS, Agent, AgentConfig
 from alda.config import Config, EnvConfig
 from alda.envs.backgrounds.data import Data
+from alda.envs.vector import Pool
 from alda.files import read_tensors
 from alda.training.acceleration import Speed, accelerate
 from alda.training.logger import read_metrics
 from alda.training.replay import Replay
+from alda.training.rollout import Episode, EpisodeRequest, play_all
 from alda.training.trainer import Trainer, train
 from alda.types import EnvSpec
 
@@ -137,6 +139,12 @@ def whole(tmp_path_factory):
 def run(whole, tmp_path) -> Path:
     """A copy of a finished run, to be damaged."""
     return Path(shutil.copytree(whole(), tmp_path / "run"))
+
+
+def play(agent: Agent, env, seed: int, *, keep: bool = False) -> Episode:
+    """Play one deterministic episode of one environment, from a seeded start."""
+    ((_, episode),) = play_all(agent, Pool(lambda shift: env), [EpisodeRequest("", seed, keep)])
+    return episode
 
 
 def latest(run_dir: Path) -> Path:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from conftest import play
 
 from alda.agents import AGENTS, Agent, AgentConfig, make_agent
 from alda.envs.backgrounds.data import Data
 from alda.training.acceleration import accelerate
 from alda.training.replay import Replay
-from alda.training.rollout import play
 from alda.types import EnvSpec
 
 LENGTH = 20

@@ -65,8 +65,8 @@ def test_a_seed_that_fails_leaves_the_others_alone(alone, tmp_path, capsys):
     (runs / "s4").mkdir(parents=True)
     (runs / "s4" / "metrics.jsonl").write_text('{"step": 5, "updates": 1}\n')  # without a checkpoint: refused
     assert go(runs, "--seeds", "3", "4") == 1
-    assert_same_run(runs / "s3", alone(3))
     lines = capsys.readouterr().out.splitlines()
+    assert_same_run(runs / "s3", alone(3))
     assert any(line.endswith("s3: finished") for line in lines)
     assert any("s4: failed: it ended with exit code 2" in line and "without its checkpoint" in line for line in lines)
     assert lines[-1] == "the same command goes on with what is unfinished"

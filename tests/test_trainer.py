@@ -19,6 +19,7 @@ from conftest import (
     file_limit,
     interrupt,
     latest,
+    play,
     position,
     records,
     tensors,
@@ -39,7 +40,7 @@ from alda.training.checkpoint import Position
 from alda.training.collector import Collector
 from alda.training.logger import read_metrics
 from alda.training.replay import Replay
-from alda.training.rollout import episode_seeds, play
+from alda.training.rollout import episode_seeds
 from alda.training.timing import Stopwatch
 from alda.training.trainer import Trainer, train
 from alda.types import EnvSpec

@@ -72,10 +72,7 @@ def save_checkpoint(
             _flush_names(made_in)
         check()
         write_json(folder / "latest.json", {"checkpoint": place.name})
-    except BaseException:
-        with suppress(UserError):
-            if has_checkpoint(run_dir) and _latest(run_dir) == place:
-                raise  # it was interrupted after the checkpoint was complete
+    except OSError:  # as of a full disk, which gets room for metrics again; whatever else is left is deleted next time
         shutil.rmtree(place, ignore_errors=True)
         raise
     _flush_names(folder)  # before the checkpoint that it named until now is deleted

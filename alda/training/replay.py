@@ -138,8 +138,8 @@ class Replay:
         They continue from one episode to the next. One that would begin before the environment's first observation
         begins with repetitions of it, each marked as first. Raises UserError where the replay is too small.
         """
-        gone = self.written > self.slots or self._missing
-        oldest = self.oldest + length * len(self._newest) if gone else 0  # before it, links may lead to what is gone
+        # before the oldest, links may lead to what is gone
+        oldest = self.oldest + length * len(self._newest) if self._first_kept else 0
         if oldest >= self.added:
             raise UserError(f"sequences of {length} steps need a larger --replay-capacity")
         with self.stopwatch("sample"):
@@ -212,9 +212,8 @@ class Replay:
     def save(self, folder: Path) -> dict[str, Any]:
         """Add what is new to the files in `folder`; return what `load` needs. Saved files are never changed."""
         folder.mkdir(parents=True, exist_ok=True)
-        oldest_slot = max(0, self.written - self.slots)
-        self._files = [(first, last) for first, last in self._files if last > oldest_slot]
-        first = self._files[-1][1] if self._files else oldest_slot
+        self._files = [(first, last) for first, last in self._files if last > self._first_kept]
+        first = self._files[-1][1] if self._files else self._first_kept
         while first < self.written:
             last = min(first + _FILE_SLOTS, self.written)
             place = torch.arange(first, last, device=self.device) % self.slots
@@ -247,8 +246,12 @@ class Replay:
             for name, values in content.items():
                 self._store[name][place] = values.to(self.device)
             self.written = last
-            slots = torch.arange(first, last)
-            self._list_transitions(slots[~content["first"]])
+            slots = torch.arange(first, last)[~content["first"]]
+            entry = torch.arange(self.added, self.added + len(slots)) % self.slots
+            self._slot_of[entry] = slots
+            self._store["transition"][entry.to(self.device)] = slots.to(self.device)
+            self.added += len(slots)
+            self._forget()
         self._newest = list(saved["newest"])
         if codes := saved.get("codes"):
             place = self._places(codes["first"], codes["first"] + len(codes["coded"]))
@@ -275,17 +278,9 @@ class Replay:
         self.written += 1
         self._forget()
 
-    def _list_transitions(self, slots: Int64[Tensor, " n"]) -> None:
-        """Add the transitions of loaded slots."""
-        entry = torch.arange(self.added, self.added + len(slots)) % self.slots
-        self._slot_of[entry] = slots
-        self._store["transition"][entry.to(self.device)] = slots.to(self.device)
-        self.added += len(slots)
-        self._forget()
-
     def _forget(self) -> None:
         """Drop transitions of which a frame may have been overwritten."""
-        gone = max(self.written - self.slots, self._missing)  # slots before this one are not there any more
+        gone = self._first_kept  # slots before this one are not there any more
         while gone and self.oldest < self.added and self._slot_of[self.oldest % self.slots] < gone + self.reach:
             self.oldest += 1
 

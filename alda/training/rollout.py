@@ -35,13 +35,6 @@ class EpisodeRequest:
     """Whether its observations are kept."""
 
 
-def play(agent: Agent, env: Any, seed: int, *, keep: bool = False) -> Episode:
-    """Play one deterministic episode of one environment, from a seeded start."""
-    pool = Pool(lambda shift: env)  # noqa: ARG005
-    ((_, episode),) = play_all(agent, pool, [EpisodeRequest("", seed, keep)])
-    return episode
-
-
 def play_all(
     agent: Agent,
     pool: Pool,
