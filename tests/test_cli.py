@@ -132,7 +132,6 @@ def test_pictures_are_drawn(trained):
         ("train alda --agent.betta 3", "Perhaps you meant"),
         ("train nonesuch", "unknown preset 'nonesuch'; known: alda, sac"),
         ("train alda_lap_top", "unknown preset 'alda_lap_top'; did you mean 'alda_laptop'?"),
-        ("train sac_laptop --agent.codes stored", "Unrecognized options: --agent.codes"),
         (
             "train alda_cg --agent.codes stored --run-dir {tmp}/r",
             "with --agent.critic-grad ste and --agent.codebook-grad own",
@@ -169,9 +168,8 @@ def test_help_names_every_command_and_needs_no_pytorch():
     assert not {"torch", "mujoco", "dm_control", "matplotlib", "scipy", "tyro"} & set(loaded)
 
 
-@pytest.mark.parametrize("method", ["alda", "sac"])
-def test_every_flag_has_help(method):
-    text = run("train", method, "--help").stdout
+def test_every_flag_has_help():
+    text = run_apart("train", "alda", "--help").stdout
     flags = text.split("│ --")[1:]
     assert len(flags) > 20
     for flag in flags:

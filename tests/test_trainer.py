@@ -127,6 +127,7 @@ def test_a_longer_run_continues_a_finished_one_and_a_finished_one_is_left_alone(
     assert "already finished at step 31" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_chosen_action_never_mixes_with_an_evaluation(tmp_path, monkeypatch):
     """Stopped while the environments take their step, and resumed with an evaluation before anything else."""
     settings = {**PAIR, "eval_workers": 2}
