@@ -132,6 +132,8 @@ def test_pictures_are_drawn(trained):
         ("train alda --agent.betta 3", "Perhaps you meant"),
         ("train nonesuch", "unknown preset 'nonesuch'; known: alda, sac"),
         ("train alda_lap_top", "unknown preset 'alda_lap_top'; did you mean 'alda_laptop'?"),
+        ("train sac_laptop --agent.codes stored", "the reward trains the encoder of sac_laptop, so codes of frames"),
+        ("train alda_laptop --agent.refresh-frames 0", "--agent.refresh-frames must be at least 1, not 0"),
         (
             "train alda_cg --agent.codes stored --run-dir {tmp}/r",
             "with --agent.critic-grad ste and --agent.codebook-grad own",

@@ -18,13 +18,25 @@ def train(words: list[str]) -> None:
 
     words: name of a preset and flags of its config (`alda train --help`, `alda train PRESET --help`).
     """
-    if words and not words[0].startswith("-") and words[0] not in presets():  # for which the parser prints a page
-        raise UserError(unknown("preset", words[0], presets()))
+    if words and not words[0].startswith("-"):
+        _check_preset(words[0], words[1:])
     config = parse(words)
     if config.seeds:
         _train_seeds(config, words)
     else:
         train_one(config)
+
+
+def _check_preset(name: str, words: list[str]) -> None:
+    """Raise UserError with one sentence where the parser of all presets would print a page."""
+    known = presets()
+    if name not in known:
+        raise UserError(unknown("preset", name, known))
+    if not hasattr(known[name].config.agent, "codes") and any(word.startswith("--agent.codes") for word in words):
+        raise UserError(
+            f"the reward trains the encoder of {name}, so codes of frames cannot be stored; --agent.codes is for alda, "
+            "qlae, bioae and darla"
+        )
 
 
 def _train_seeds(config: Config, words: list[str]) -> None:
