@@ -2,6 +2,7 @@
 
 import os
 import pty
+import subprocess
 import sys
 from contextlib import suppress
 
@@ -72,3 +73,10 @@ def test_words_come_again_when_there_is_room_again(tmp_path, monkeypatch):
             console.print("first")
         console.print("second")
     assert (tmp_path / "log").read_text() == "first\nsecond\n"
+
+
+def test_unwritten_words_are_no_failure():
+    code = "from alda.progress import lasting_console as c; c().print('a'); c().print('b')"
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE)
+    assert (ended.returncode, ended.stderr) == (0, b"")
