@@ -96,6 +96,8 @@ def test_switches_lists_and_several_flags_to_vary_become_words(tmp_path):
         ("steps = 30", "steps = 0", "--steps must be at least 1, not 0"),
         ("steps = 30", "seed = 30", "seed: is set elsewhere"),
         ("seeds = [0, 1]", "seeds = [0, 1, 0]", "seeds: a list of values, each once, is wanted"),
+        ("seeds = [0, 1]", "seeds = [0, true]", "expected int @ file.seeds[1]"),
+        ("seeds = [0, 1]", 'seeds = "01"', "expected int @ file.seeds[0]"),
         ("seeds = [0, 1]", "seeds = [0, 1", "cannot be read as TOML"),
         ("[settings]", "settings = 3\n[vary]", "expected a mapping @ file.settings"),
         ("[final]", "[vary]\nsteps = [1, 2]\n[final]", "steps: is set elsewhere"),

@@ -91,9 +91,8 @@ class RayPlace:
             num_cpus=self.share.cores, num_gpus=self.share.gpus, memory=self.share.memory, max_retries=_LOSSES
         )
         threads = {"OMP_NUM_THREADS": str(int(self.share.cores))}
-        hidden = (
-            {} if self.share.gpus else {"CUDA_VISIBLE_DEVICES": ""}
-        )  # Ray hides none from those that asked for none
+        # Ray hides no GPU from those that asked for none
+        hidden = {} if self.share.gpus else {"CUDA_VISIBLE_DEVICES": ""}
         try:
             answer = task.remote(list(words), log.absolute(), Path.cwd(), this_program(), threads | hidden)
         except self._ray.exceptions.RayError as error:

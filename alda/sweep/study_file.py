@@ -70,7 +70,7 @@ def read_study(path: Path, root: Path = Path("runs")) -> Study:
     with _at(str(path)):
         try:
             content = tomllib.loads(path.read_text())
-            file = cattrs.Converter(forbid_extra_keys=True).structure(content, StudyFile)
+            file = _converter().structure(content, StudyFile)
         except cattrs.BaseValidationError as error:
             raise UserError("; ".join(cattrs.transform_error(error, "file"))) from None
         except (ValueError, OSError) as error:
@@ -134,6 +134,20 @@ def title_of(preset: str, variant: dict[str, Any]) -> str:
 def _name(value: Any) -> str:
     words = value if isinstance(value, list) else [value]
     return re.sub(r"[^\w.:+-]", "_", "+".join(f"{word:g}" if isinstance(word, float) else str(word) for word in words))
+
+
+def _converter() -> cattrs.Converter:
+    """Return a converter that takes numbers and texts as they are: no 1.5 or true for a whole number."""
+
+    def exactly(value: Any, kind: Any) -> Any:
+        if type(value) is not kind:
+            raise TypeError(value)  # in words by cattrs
+        return value
+
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    for kind in (int, str):
+        converter.register_structure_hook(kind, exactly)
+    return converter
 
 
 @contextmanager
