@@ -7,6 +7,7 @@ from dataclasses import replace
 from statistics import median
 
 import pytest
+import torch
 from conftest import SMALL
 from rich.console import Console
 
@@ -24,7 +25,10 @@ CONFIG = Config(
 
 @pytest.mark.slow
 def test_a_record_says_how_fast_both_speeds_are():
-    record = measure({"small": CONFIG}, PLAN, Console(quiet=True))
+    torch.set_num_threads(2)
+    record = measure({"one thread": replace(CONFIG, threads=1), "small": CONFIG}, PLAN, Console(quiet=True))
+    threads = [record["methods"][name]["fast"]["threads"] for name in ("one thread", "small")]
+    assert threads == [1, 2]
     assert (record["task"], record["plan"]["steps"]) == ("cartpole_balance", 12)
     assert record["machine"]["versions"]["torch"]
     pair = record["methods"]["small"]

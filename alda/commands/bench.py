@@ -131,10 +131,10 @@ def steady(name: str, task: str, device: str, batch_size: int | None = None) -> 
 
 def measure(configs: dict[str, Config], plan: Plan, console: Console) -> dict[str, Any]:
     """Measure each config at both speeds; return a record for JSON. Raises UserError for settings that cannot work."""
-    methods = {}
+    methods, threads = {}, torch.get_num_threads()
     for name, config in configs.items():
         with console.status(f"measuring {name}"), tempfile.TemporaryDirectory(prefix="alda-bench-") as folder:
-            torch.set_num_threads(config.threads or torch.get_num_threads())
+            torch.set_num_threads(config.threads or threads)  # not those of the method before
             raw = _measure_parts({speed: replace(config, speed=speed) for speed in SPEEDS}, plan)
             for speed in SPEEDS:
                 raw[speed]["laps"] = measure_training(
@@ -211,7 +211,7 @@ def _play(env: Any) -> int:
     return 1
 
 
-def _block(work: Callable[[], int], seconds: float) -> dict[str, float]:
+def _block(work: Callable[[], int], seconds: float) -> dict[str, int | float]:
     """Repeat work, which returns how much it did, for at least these seconds."""
     count, start = 0, time.perf_counter()
     while (spent := time.perf_counter() - start) < seconds:
