@@ -1,8 +1,7 @@
 """`alda data prepare`."""
 
 from alda.envs.backgrounds.clips import Clips, sky_clips, sky_side, video_clips
-from alda.envs.backgrounds.data import NO_PATHS, VIDEO_COUNTS, Data, find_places
-from alda.envs.backgrounds.prepared import overlay_images, prepared_bytes
+from alda.envs.backgrounds.data import NO_PATHS, VIDEO_COUNTS, Data
 from alda.envs.backgrounds.procedural import NAME as PROCEDURAL
 from alda.envs.shifts.base import ShiftOptions
 from alda.envs.shifts.color import OWN_TABLES, ColorEasy, ColorHard
@@ -52,7 +51,7 @@ def prepare(*, data: Data = NO_PATHS, image_size: int = 64) -> int:
         print(f"  {'used in':15} {used_in}")
         if source:
             print(f"  {'official place':15} {source}")
-    print(f"{'cache':17} {data.cache_dir}, {prepared_bytes(data.cache_dir) / 1e6:,.1f} MB")
+    print(f"{'cache':17} {data.cache_dir}")
     return 0 if complete else 1
 
 
@@ -71,9 +70,9 @@ def _describe(clips: Clips) -> str:
 
 def _places(data: Data) -> str:
     from alda.agents.svea import SVEAConfig  # brings PyTorch
+    from alda.augment.overlays import overlay_bank
 
-    used = overlay_images(data, limit=SVEAConfig().overlay_images)
-    return f"{len(find_places(data)):,} images, of which {len(used):,} are used"
+    return f"{len(overlay_bank(data, SVEAConfig().overlay_images)[0]):,} images"
 
 
 def _colors(data: Data) -> str:

@@ -1,45 +1,82 @@
-"""Clips that move behind the agent: real videos where their folder is given, else generated ones; always by name."""
+"""Clips that move behind the agent: real videos where their folder is given, else generated ones.
 
-from typing import Any, Protocol, runtime_checkable
+Real videos and images are shrunk once, each set of frames into one array on disk, which is mapped into memory:
+
+    CACHE/v3/dmcgb-video_hard-64/video0-FINGERPRINT.npy     uint8 [frames, 64, 64, 3]
+
+The fingerprint is that of the source files, so that other files never meet an old array.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
 
 from alda.envs.backgrounds import procedural
-from alda.envs.backgrounds.data import Data, find_davis, find_videos
-from alda.envs.backgrounds.prepared import PreparedClips
+from alda.envs.backgrounds.data import Data, Videos, find_davis, find_videos
+from alda.envs.backgrounds.shrinking import shrink_image, shrink_video
 from alda.errors import UserError
 
-_VIDEOS = {"video_easy": (0, 10), "video_hard": (10, 100)}  # shift -> first of the test clips, and how many
-
-
-@runtime_checkable
-class Clips(Protocol):
-    """Clips by number; each is a sequence of uint8 [size, size, 3] frames. `name` stands in records."""
-
-    name: str
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, i: int) -> Any: ...
-    def prepare(self) -> None:
-        """Make all clips ready to be played. Raises UserError where that cannot be."""
+_TEST_CLIPS = {"video_easy": range(10), "video_hard": range(10, 110)}  # numbers of their generated clips
 
 
 class ProceduralClips:
-    """A range of the generated clips of one split; frames are computed when they are shown."""
+    """Generated clips of one split by number; frames are computed when they are shown."""
 
     name = procedural.NAME
 
-    def __init__(self, split: str, first: int, count: int, size: int) -> None:
+    def __init__(self, split: str, numbers: range, size: int) -> None:
         if size < procedural.SMALLEST:
             raise UserError(f"generated backgrounds need images of at least {procedural.SMALLEST} pixels, not {size}")
-        self.split, self.first, self.count, self.size = split, first, count, size
+        self.split, self.numbers, self.size = split, numbers, size
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.numbers)
 
     def __getitem__(self, i: int) -> procedural.ProceduralClip:
-        return procedural.ProceduralClip(self.split, self.first + i, self.size)
+        return procedural.ProceduralClip(self.split, self.numbers[i], self.size)
 
     def prepare(self) -> None:
-        """Nothing is to be done."""
+        """Do nothing: generated clips are always ready."""
+
+
+class RecordedClips:
+    """Videos on disk by number, each an array of frames; it is shrunk when it is first read.
+
+    `name` stands in records; it ends with a digest of the files' names and sizes.
+    """
+
+    def __init__(self, name: str, videos: Videos, size: int, cache: Path) -> None:
+        sizes = [[video, *(file.stat().st_size for file in files)] for video, files in videos.items()]
+        self.name = f"{name} {_digest(sizes, 4)}"
+        self.videos, self.size, self.folder = list(videos.items()), size, cache_folder(cache, f"{name}-{size}")
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, i: int) -> UInt8[np.ndarray, "t size size 3"]:
+        video, files = self.videos[i]
+        return read_or_prepare(self.folder, video, files, lambda: self._shrunk(files))
+
+    def prepare(self) -> None:
+        """Make all clips ready to be played. Raises UserError for a broken file or a cache that cannot be written."""
+        for i in track(range(len(self)), f"preparing {self.name}"):
+            self[i]
+
+    def _shrunk(self, files: Sequence[Path]) -> Iterable[np.ndarray]:
+        if files[0].suffix == ".mp4":
+            return shrink_video(files[0], self.size)
+        return (shrink_image(file, self.size) for file in files)
+
+
+Clips = ProceduralClips | RecordedClips
 
 
 def sky_side(image_size: int) -> int:
@@ -53,12 +90,62 @@ def sky_clips(data: Data, count: int | None, size: int) -> Clips:
     Raises UserError for a DAVIS folder that is given and not complete.
     """
     if data.davis is None:
-        return ProceduralClips("train", 0, count or procedural.SPLITS["train"], size)
-    return PreparedClips("davis-2017", find_davis(data), size, data.cache_dir, count)
+        return ProceduralClips("train", range(count or procedural.SPLITS["train"]), size)
+    videos = dict(islice(find_davis(data.davis).items(), count))
+    return RecordedClips("davis-2017", videos, size, data.cache_dir)
 
 
 def video_clips(data: Data, shift: str, size: int) -> Clips:
     """Return the clips of video_easy or video_hard. Raises UserError for a folder that is given and not complete."""
     if data.videos is None:
-        return ProceduralClips("test", *_VIDEOS[shift], size)
-    return PreparedClips(f"dmcgb-{shift}", find_videos(data, shift), size, data.cache_dir)
+        return ProceduralClips("test", _TEST_CLIPS[shift], size)
+    return RecordedClips(f"dmcgb-{shift}", find_videos(data.videos, shift), size, data.cache_dir)
+
+
+def cache_folder(cache: Path, name: str) -> Path:
+    """Return the folder for arrays made from a set of videos or images; another version has other arrays."""
+    return cache / "v3" / name
+
+
+def read_or_prepare(
+    folder: Path, name: str, sources: Sequence[Path], frames: Callable[[], Iterable[UInt8[np.ndarray, "size size 3"]]]
+) -> UInt8[np.ndarray, "n size size 3"]:
+    """Map the array made from these files into memory, read-only; write it first where it is absent or damaged.
+
+    Equal sources in another folder have the same array. The array is complete or absent, whoever else writes it and
+    whenever this process is killed. Raises UserError where it cannot be written.
+    """
+    facts = [(file.parent.name, file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in sources]
+    file = folder / f"{name}-{_digest(facts, 8)}.npy"
+    with suppress(OSError, ValueError, EOFError):
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    array = np.stack(list(frames()))
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as opened:
+            np.save(opened, array)
+            opened.flush()
+            os.fsync(opened.fileno())
+        partial.replace(file)
+    except OSError as error:
+        raise UserError(
+            f"the prepared backgrounds {file} cannot be written ({error.strerror or error}); free some space, or name "
+            "another folder with --data.cache DIR"
+        ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+    return np.load(file, mmap_mode="r", allow_pickle=False)
+
+
+def track(items: Sequence[Any], description: str) -> Iterable[Any]:
+    """Yield the items, and show on standard error how many are left."""
+    from rich.console import Console
+    from rich.progress import track as show
+
+    return show(items, description, console=Console(stderr=True), transient=True)
+
+
+def _digest(facts: Any, size: int) -> str:
+    return hashlib.blake2b(json.dumps(facts).encode(), digest_size=size).hexdigest()
