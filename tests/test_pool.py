@@ -71,20 +71,20 @@ def test_slots_move_on_side_by_side(pools):
     assert pool.ready() == [1]  # and not the one that was asked nothing
 
 
-@pytest.mark.parametrize("shift", ["train", "video_hard", "distracting_cs"])
-def test_processes_never_import_torch(shift):
+def test_processes_never_import_torch():
     assert "torch" in sys.modules
     pool = Pool(reporting, 1)
-    assert not episode(pool, 0, shift, 0, [0])[1][2]
+    for shift in ("color_hard", "video_hard", "distracting_cs"):
+        assert not episode(pool, 0, shift, 0, [0])[1][2]
     pool.close()
 
 
 def test_a_process_that_dies_or_fails_is_named_with_its_cause():
     for shift, error, message in (
-        ("dies", WorkerError, r"^environment process 1 \(dies\) died: it ended with exit code 7$"),
-        ("raises", WorkerError, r"(?s)process 1 \(raises\) failed with ValueError: the third step.*toy_envs.py"),
+        ("dies", WorkerError, r"^environment process 1 died: it ended with exit code 7$"),
+        ("raises", WorkerError, r"(?s)process 1 failed with ValueError: the third step.*toy_envs.py"),
         ("refuses", UserError, r"^this cannot be played$"),
-        ("killed", WorkerError, r"process 1 \(killed\) died: killed by SIGKILL, perhaps for want of memory"),
+        ("killed", WorkerError, r"process 1 died: killed by SIGKILL, perhaps for want of memory"),
     ):
         pool = Pool(Counting, 2)
         if shift == "killed":

@@ -3,24 +3,43 @@
 gymnasium.vector steps and resets all its environments together. A pool moves each on its own: every episode has a shift
 and a seed, results are collected as they arrive, with the time that drawing took, and the process that asked goes on
 with other work. An episode depends on its seed and actions alone, so results are equal for any number of processes.
+
+Processes that play never import PyTorch, and end when their connection does, so they never outlive the one that started
+them.
 """
 
 import os
 import signal
 import subprocess
 import sys
+import time
+import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as arrivals
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 
-from alda.envs.worker import MakeEnv, Player, Result
 from alda.errors import UserError, WorkerError
 
-_WORK = "import sys; from alda.envs.worker import serve; serve(int(sys.argv[1]))"
+MakeEnv = Callable[..., Any]  # (shift=...) -> Gymnasium environment
+_SERVE = "import sys; from alda.envs.vector import serve; serve(int(sys.argv[1]))"
 _ONE_THREAD = {"LP_NUM_THREADS": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # unless set otherwise
+
+
+class Result(NamedTuple):
+    """Outcome of a step, or of a reset (reward 0)."""
+
+    obs: UInt8[np.ndarray, "f c h w"]
+    reward: float
+    terminated: bool
+    truncated: bool
+    seconds: float  # taken
+    drawing: float  # seconds of them spent on drawing, where the environment says
 
 
 class Pool:
@@ -75,55 +94,36 @@ class Pool:
         self._slots[slot].send(request)
 
 
-class _Here:
-    """A slot in this process."""
-
-    def __init__(self, make: MakeEnv) -> None:
-        self.player = Player(make)
-
-    def send(self, request: tuple[Any, ...]) -> None:
-        self.request = request
-
-    def receive(self) -> Result:
-        return self.player.play(*self.request)
-
-    def close(self) -> None:
-        self.player.close()
-
-
 class _Process:
     """A slot in a process of its own, which ends when its connection is closed, by us or by our death."""
 
     def __init__(self, make: MakeEnv, number: int) -> None:
-        self.number, self.shifts, self.role = number, dict[str, str](), ""
+        self.name = f"environment process {number}"
         self.connection, theirs = Pipe()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _WORK, str(theirs.fileno())],
+                [sys.executable, "-P", "-c", _SERVE, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 process_group=0,  # Ctrl-C is for us
                 env={**_ONE_THREAD, **os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             )
-        self._send(make)
+        self.send(make)
 
-    def send(self, request: tuple[Any, ...]) -> None:
-        self.role, begin = request[:2]
-        if begin:
-            self.shifts[self.role] = begin[0]
-        self._send(request)
+    def send(self, message: Any) -> None:
+        with suppress(ConnectionError):  # of a process that died: receiving says so
+            self.connection.send(message)
 
     def receive(self) -> Result:
-        name = f"environment process {self.number} ({self.shifts[self.role]})"
         try:
             answer = self.connection.recv()
         except (EOFError, ConnectionError):
-            raise WorkerError(f"{name} died: {cause_of_death(self.process.wait())}") from None
+            raise WorkerError(f"{self.name} died: {cause_of_death(self.process.wait())}") from None
         if isinstance(answer, Result):
             return answer
         error, message, trace = answer
         if error == "UserError":
             raise UserError(message)
-        raise WorkerError(f"{name} failed with {error}: {message}\n{trace.rstrip()}")
+        raise WorkerError(f"{self.name} failed with {error}: {message}\n{trace.rstrip()}")
 
     def close(self) -> None:
         self.connection.close()
@@ -133,13 +133,62 @@ class _Process:
             self.process.kill()
             self.process.wait()
 
-    def _send(self, message: Any) -> None:
-        with suppress(ConnectionError):  # of a process that died: receiving says so
-            self.connection.send(message)
+
+class _Here:
+    """A slot in the process that plays it: one environment per role, made anew when the role's shift changes."""
+
+    def __init__(self, make: MakeEnv) -> None:
+        self.make = make
+        self._envs: dict[str, tuple[str, Any]] = {}  # role -> shift and environment
+
+    def send(self, request: tuple[Any, ...]) -> None:
+        self.request = request
+
+    def receive(self) -> Result:
+        """Begin an episode of a shift and a seed, or take a step of the role's episode."""
+        role, begin, *action = self.request
+        start = time.perf_counter()
+        if begin and (role not in self._envs or self._envs[role][0] != begin[0]):
+            if role in self._envs:
+                self._envs.pop(role)[1].close()
+            self._envs[role] = begin[0], self.make(shift=begin[0])
+        env = self._envs[role][1]
+        drawn = getattr(env, "drawing_seconds", 0.0)
+        if begin:
+            obs, reward, terminated, truncated = env.reset(seed=begin[1])[0], 0.0, False, False
+        else:
+            obs, reward, terminated, truncated, _ = env.step(*action)
+        drawing = getattr(env, "drawing_seconds", 0.0) - drawn
+        return Result(obs, float(reward), bool(terminated), bool(truncated), time.perf_counter() - start, drawing)
+
+    def close(self) -> None:
+        for _, env in self._envs.values():
+            env.close()
+        self._envs.clear()
+
+
+def serve(descriptor: int) -> None:
+    """Answer requests on an open connection until it is closed; then end this process.
+
+    The first message says how environments are made. An answer is a Result, or an exception as (name of its class,
+    message, traceback).
+    """
+    connection = Connection(descriptor)
+    with suppress(EOFError, ConnectionError):
+        slot = _Here(connection.recv())
+        while True:
+            slot.send(connection.recv())
+            try:
+                answer: Any = slot.receive()
+            except Exception as error:
+                answer = type(error).__name__, str(error), traceback.format_exc()
+            connection.send(answer)
+    sys.stdout.flush()
+    os._exit(0)  # OpenGL's own clean-up at exit is noisy
 
 
 def default_workers() -> int:
-    """One per core, at most 16."""
+    """Return one per core, at most 16."""
     return min(count_cores(), 16)
 
 

@@ -11,8 +11,7 @@ from torch.utils._pytree import tree_map, tree_map_only
 
 from alda.agents import Agent
 from alda.config import Config
-from alda.envs.vector import Pool
-from alda.envs.worker import Result
+from alda.envs.vector import Pool, Result
 from alda.training.acceleration import synchronize
 from alda.training.checkpoint import Position
 from alda.training.replay import Replay

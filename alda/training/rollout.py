@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 
 from alda.agents.base import Agent
-from alda.envs.vector import Pool
-from alda.envs.worker import Result
+from alda.envs.vector import Pool, Result
 from alda.errors import LearningError
 from alda.training.acceleration import one_thread
 
