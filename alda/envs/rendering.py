@@ -6,7 +6,6 @@ Profiles (measured on software rendering, walker, 64x64, against the model as it
     fast    no shadows, mirrors or smoothing: another look (16 % differ), for debugging  0.9 ms
 """
 
-import ctypes
 import functools
 import importlib
 import os
@@ -19,8 +18,11 @@ from typing import Any, Literal
 from alda.errors import UserError
 
 Profile = Literal["exact", "near", "fast"]
-PACKAGES = "libegl1 libopengl0 libgl1-mesa-dri"
-_HELP = f"install one, on Debian or Ubuntu: apt-get install --no-install-recommends {PACKAGES}"
+_PACKAGES = "libegl1 libopengl0 libgl1-mesa-dri"
+_HELP = (
+    f"install one, on Debian or Ubuntu: apt-get install --no-install-recommends {_PACKAGES}; or name another with "
+    "MUJOCO_GL=osmesa or, where there is a screen, MUJOCO_GL=glfw"
+)
 
 
 def load_suite() -> ModuleType:
@@ -99,41 +101,6 @@ def _load_triton_first() -> None:
 
 
 def _choose_opengl() -> None:
-    """Choose EGL first, OSMesa next, unless MUJOCO_GL already says or a screen is all there is."""
-    if "MUJOCO_GL" in os.environ or sys.platform != "linux":
-        return
-    if _egl_works() and _loads("OpenGL"):
-        os.environ["MUJOCO_GL"] = "egl"
-    elif _loads("OSMesa"):
-        os.environ["MUJOCO_GL"] = "osmesa"
-    elif "DISPLAY" not in os.environ:
-        raise UserError(f"no headless OpenGL renderer was found; {_HELP}")
-
-
-def _loads(library: str) -> bool:
-    return find_library(library) is not None
-
-
-def _egl_works() -> bool:
-    """Return whether EGL can open a display on some device: the library may be there without a driver."""
-    name = find_library("EGL")
-    if name is None:
-        return False
-    try:
-        egl = ctypes.CDLL(name)
-    except OSError:  # listed, but not there
-        return False
-    egl.eglGetProcAddress.restype = ctypes.c_void_p
-    query, display_of = (egl.eglGetProcAddress(f) for f in (b"eglQueryDevicesEXT", b"eglGetPlatformDisplayEXT"))
-    if not query or not display_of:
-        return False
-    devices, count = (ctypes.c_void_p * 16)(), ctypes.c_int()
-    if not ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(query)(
-        len(devices), devices, ctypes.byref(count)
-    ):
-        return False
-    open_display = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p)(display_of)
-    egl.eglInitialize.argtypes = [ctypes.c_void_p] * 3
-    platform_device = 0x313F
-    displays = [open_display(platform_device, device, None) for device in devices[: count.value]]
-    return any(display and egl.eglInitialize(display, None, None) for display in displays)
+    """Draw without a screen: by EGL, or by OSMesa where there is no EGL, unless MUJOCO_GL already says."""
+    if sys.platform == "linux":
+        os.environ.setdefault("MUJOCO_GL", "osmesa" if find_library("EGL") is None else "egl")
