@@ -28,13 +28,10 @@ def side_by_side(
     return pictures
 
 
-def write_video(path: Path, pictures: Sequence[UInt8[np.ndarray, "h w c"]], fps: int, scale: int = _SCALE) -> Path:
-    """Write PATH.mp4, or PATH.gif where PyAV (the extra `video`) is not installed; return the file.
-
-    scale: screen pixels per pixel.
-    """
+def write_video(path: Path, pictures: Sequence[UInt8[np.ndarray, "h w c"]], fps: int) -> Path:
+    """Write PATH.mp4, or PATH.gif where PyAV (the extra `video`) is not installed; return the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    enlarged = [picture.repeat(scale, 0).repeat(scale, 1) for picture in pictures]
+    enlarged = [picture.repeat(_SCALE, 0).repeat(_SCALE, 1) for picture in pictures]
     try:
         import av
     except ImportError:

@@ -20,8 +20,8 @@ from alda.errors import UserError
 load_suite()  # chooses an OpenGL, before the reference loads it
 from reference_suite import PARTS, ReferenceSuite, next_frame  # noqa: E402
 
-PAPER_TASKS = ("walker_walk", "cartpole_balance", "ball_in_cup_catch", "finger_spin")
-DOMAINS = (*PAPER_TASKS, "cheetah_run", "reacher_easy", "humanoid_walk", "quadruped_walk")
+DOMAINS = ("cartpole_balance", "reacher_easy", "humanoid_walk", "quadruped_walk")
+MORE = ("ball_in_cup_catch", "finger_spin", "cheetah_run")
 NATIVE = {"profile": "exact", "visuals": "native"}
 CLIPS = {0.025: 2, 0.05: 2, 0.1: 4, 0.15: 6, 0.2: 8, 0.3: 60, 0.4: 60, 0.5: 60}
 
@@ -31,7 +31,7 @@ def clips_are_built_once():
     """Generated clips of 800 x 800 take a while, and both sides use the same."""
     build = functools.lru_cache(6)(ProceduralClip)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ProceduralClips, "__getitem__", lambda self, i: build(self.split, self.first + i, self.size))
+        patch.setattr(ProceduralClips, "__getitem__", lambda self, i: build(self.split, self.numbers[i], self.size))
         yield
 
 
@@ -115,7 +115,14 @@ def plain_sky(monkeypatch):
 # against the second implementation
 
 
-@pytest.mark.parametrize(("task", "intensity"), [*((task, 0.2) for task in DOMAINS), ("walker_walk", 0.025)])
+@pytest.mark.parametrize(
+    ("task", "intensity"),
+    [
+        ("walker_walk", 0.025),
+        *((task, 0.2) for task in DOMAINS),
+        *(pytest.param(task, 0.2, marks=pytest.mark.slow) for task in MORE),
+    ],
+)
 def test_every_frame_is_that_of_the_plain_implementation(make, make_reference, task, intensity):
     env = make(task, shift=f"distracting_cs:{intensity}", reference=True, seed=3, **NATIVE)
     suite = make_reference(task, intensity, seed=3)
@@ -127,35 +134,25 @@ def test_every_frame_is_that_of_the_plain_implementation(make, make_reference, t
 
 
 @pytest.mark.parametrize("task", ["walker_walk", "reacher_easy"])
-def test_colours_walk_as_in_the_plain_implementation(make, make_reference, task):
-    env = make(task, shift="distracting_color:0.2", seed=2, profile="fast")
-    suite = make_reference(task, 0.2, seed=2, parts=("color",))
-    for _ in range(2):
+@pytest.mark.parametrize("part", ["camera", "color"])
+def test_a_part_wanders_to_its_limits_as_in_the_plain_implementation(make, make_reference, task, part):
+    env = make(task, shift=f"distracting_{part}:0.2", reference=True, seed=2, profile="fast")
+    suite = make_reference(task, 0.2, seed=2, parts=(part,))
+    for ticks in (20, 200):
         env.reset()
         suite.reset()
-        for _ in range(40):
+        for _ in range(ticks):
+            assert_same_pose(env, suite)
             assert np.array_equal(env.physics.model.mat_rgba, suite.physics.model.mat_rgba)
             tick(env)
-            suite.parts["color"].tick()
+            suite.physics.forward()
+            suite.parts[part].tick()
 
 
-@pytest.mark.parametrize("task", ["walker_walk", "reacher_easy"])
-def test_the_camera_wanders_to_its_limits_as_in_the_plain_implementation(make, make_reference, task):
-    env = make(task, shift="distracting_camera:0.2", reference=True, seed=2, profile="fast")
-    suite = make_reference(task, 0.2, seed=2, parts=("camera",))
-    env.reset()
-    suite.reset()
-    for _ in range(200):
-        assert_same_pose(env, suite)
-        tick(env)
-        suite.physics.forward()
-        suite.parts["camera"].tick()
-
-
-@pytest.mark.parametrize(("task", "repeat"), [("cartpole_balance", 3), ("walker_walk", 1)])
-def test_after_odd_control_steps_the_reference_shows_the_native_camera(make, make_reference, task, repeat):
-    env = make(task, shift="distracting_cs:0.1", reference=True, action_repeat=repeat, **NATIVE)
-    plain = make(task, action_repeat=repeat, **NATIVE)
+def test_after_odd_control_steps_the_reference_shows_the_native_camera(make, make_reference):
+    task, repeat = "cartpole_balance", {"action_repeat": 3}
+    env = make(task, shift="distracting_cs:0.1", reference=True, **repeat, **NATIVE)
+    plain = make(task, **repeat, **NATIVE)
     suite, native = make_reference(task, 0.1), []
     plain.reset(seed=0)
     moves = iter(actions(env, 3))
@@ -168,7 +165,7 @@ def test_after_odd_control_steps_the_reference_shows_the_native_camera(make, mak
     assert native == [False, True, False, True]
 
 
-@pytest.mark.parametrize("task", ["cartpole_balance", "walker_walk", "cheetah_run"])
+@pytest.mark.parametrize("task", ["cartpole_balance", "walker_walk"])
 def test_by_default_the_camera_is_held_between_its_ticks(make, make_reference, task):
     env = make(task, shift="distracting_camera:0.1", action_repeat=3, profile="fast")
     suite = make_reference(task, 0.1, parts=("camera",), hold=True, moved=0)
@@ -176,9 +173,7 @@ def test_by_default_the_camera_is_held_between_its_ticks(make, make_reference, t
         assert_same_pose(env, suite)
 
 
-@pytest.mark.parametrize(
-    ("task", "intensity"), [("walker_walk", 0.025), ("walker_walk", 0.2), ("reacher_easy", 0.2), ("finger_spin", 0.2)]
-)
+@pytest.mark.parametrize(("task", "intensity"), [("walker_walk", 0.025), ("reacher_easy", 0.2)])
 def test_the_small_sky_of_the_default_shows_what_the_reference_shows(make, task, intensity):
     ours, theirs = (
         make(task, shift=f"distracting_cs:{intensity}", reference=reference, seed=1, **NATIVE)
@@ -224,7 +219,7 @@ def test_the_camera_goes_where_the_reference_put_it(make):
         assert np.array_equal(env.scene.picture(), golden["images"][row]), row
 
 
-@pytest.mark.parametrize("task", PAPER_TASKS)
+@pytest.mark.parametrize("task", ["walker_walk", "cartpole_balance"])
 def test_with_hardly_any_intensity_nothing_is_distracted(make, task):
     env, plain = make(task, shift="distracting_camera:1e-15", **NATIVE), make(task, **NATIVE)
     seen = [[e.reset(seed=0)[0], *(e.step(action)[0] for action in actions(e, 2))] for e in (env, plain)]
@@ -235,7 +230,7 @@ def test_with_hardly_any_intensity_nothing_is_distracted(make, task):
 
 @pytest.mark.parametrize(
     ("task", "intensity"),
-    [*((task, 0.5) for task in (*PAPER_TASKS, "cheetah_run", "reacher_easy")), ("walker_walk", 0.1)],
+    [("walker_walk", 0.1), ("walker_walk", 0.5), ("cartpole_balance", 0.5), ("reacher_easy", 0.5)],
 )
 def test_the_camera_stays_within_its_limits(make, task, intensity):
     env = make(task, shift=f"distracting_camera:{intensity}", profile="fast")
@@ -249,7 +244,7 @@ def test_the_camera_stays_within_its_limits(make, task, intensity):
     if not above:
         low, high = np.maximum(low, [-np.pi, 0]), np.minimum(high, [0, np.pi / 2])
     places = []
-    for _ in range(500):
+    for _ in range(300):
         tick(env)
         position, matrix = env.scene.camera_pose()
         r, *angles = sphere = to_sphere(position - center)
@@ -300,17 +295,15 @@ def test_a_native_camera_behind_the_limits_wanders_where_it_stands(make, task):
 # what an intensity means
 
 
-@pytest.mark.parametrize(
-    ("intensity", "count"),
-    [*CLIPS.items(), (0.001, 2), (0.03, 2), (0.07, 4), (0.12, 6), (0.16, 8), (0.21, 60), (0.45, 60), (1.0, 60)],
-)
-def test_an_intensity_has_so_many_clips(intensity, count):
-    for shift in ("distracting_cs", "distracting_background"):
-        clips = SHIFTS[shift](ShiftOptions(intensity)).clips
-        assert len(clips) == count
+def test_an_intensity_has_so_many_clips():
+    between = {0.001: 2, 0.03: 2, 0.07: 4, 0.12: 6, 0.16: 8, 0.21: 60, 1.0: 60}
+    for intensity, count in (CLIPS | between).items():
+        for shift in ("distracting_cs", "distracting_background"):
+            clips = SHIFTS[shift](ShiftOptions(intensity)).clips
+            assert len(clips) == count
+        for shift in ("distracting_camera", "distracting_color"):
+            assert SHIFTS[shift](ShiftOptions(intensity)).clips is None
     assert all(np.array_equal(clips[i][0], ProceduralClip("train", i, 128)[0]) for i in (0, 1))
-    for shift in ("distracting_camera", "distracting_color"):
-        assert SHIFTS[shift](ShiftOptions(intensity)).clips is None
 
 
 def test_the_usual_intensity_is_that_of_the_paper(make):
@@ -321,7 +314,7 @@ def test_the_usual_intensity_is_that_of_the_paper(make):
 # the sky
 
 
-@pytest.mark.parametrize("lengths", [(4,), (2,), (1, 1, 1), (3, 4, 2)])
+@pytest.mark.parametrize("lengths", [(4,), (1, 1, 1), (3, 4, 2)])
 def test_the_sky_shows_the_frames_in_that_order(make, plain_sky, lengths):
     plain_sky(*lengths)
     env = make("cartpole_balance", shift="distracting_background", profile="fast")
@@ -400,31 +393,19 @@ def test_static_distractions_are_chosen_at_reset_and_stay(make, make_reference, 
 # what is refused
 
 
-@pytest.mark.parametrize(
-    ("shift", "message"),
-    [
-        ("distracting_cs:0", "intensity .* above 0, at most 1, not '0'"),
-        ("distracting_cs:2", "intensity .* above 0, at most 1, not '2'"),
-        ("distracting_cs:-0.1", "intensity .* above 0, at most 1, not '-0.1'"),
-        ("distracting_cs:x", "intensity .* above 0, at most 1, not 'x'"),
-        ("distracting_cs:nan", "intensity .* above 0, at most 1, not 'nan'"),
-        ("distracting_cs:", "intensity .* above 0, at most 1, not ''"),
-        ("color_easy:0.1", "write 'color_easy', not 'color_easy:0.1'"),
-        ("video_hard:static", "write 'video_hard', not 'video_hard:static'"),
-        ("distracting_cs:0.1:0.2", "NAME:INTENSITY:static, not 'distracting_cs:0.1:0.2'"),
-        ("distracting_cs:0.1:static:static", "NAME:INTENSITY:static, not 'distracting_cs:0.1:static:static'"),
-        ("distracting_cz:0.1", "unknown shift 'distracting_cz'; did you mean 'distracting_cs'"),
-    ],
-)
-def test_a_badly_written_shift_is_refused_in_one_sentence(shift, message):
-    with pytest.raises(UserError, match=message) as error:
-        alda.make_env("walker_walk", shift=shift)
-    assert "\n" not in str(error.value)
+@pytest.mark.parametrize("ending", [":0", ":2", ":-0.1", ":x", ":nan", ":", ":0.1:0.2", ":0.1:static:static", ":1e999"])
+def test_a_badly_written_shift_is_refused_in_one_sentence(ending):
+    with pytest.raises(UserError, match=f"NAME:INTENSITY:static, .*, not 'distracting_cs{ending}'$"):
+        alda.make_env("walker_walk", shift=f"distracting_cs{ending}")
 
 
-@pytest.mark.parametrize(
-    "shift", ["distracting_cs", "distracting_background", "distracting_camera", "distracting_color"]
-)
+def test_a_shift_without_intensity_takes_none():
+    for shift in ("color_easy:0.1", "video_hard:static"):
+        with pytest.raises(UserError, match=f"write '{shift.split(':')[0]}', not '{shift}'"):
+            alda.make_env("walker_walk", shift=shift)
+
+
+@pytest.mark.parametrize("shift", ["distracting_cs", "distracting_color"])
 def test_a_domain_that_the_suite_does_not_cover_is_refused(shift):
     with pytest.raises(UserError, match=f"{shift} does not cover fish, only ball_in_cup, cartpole, .* walker"):
         alda.make_env("fish_swim", shift=shift)

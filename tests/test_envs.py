@@ -22,8 +22,6 @@ from alda.envs.shifts.color import DEFAULT, draw_table, recolor
 from alda.envs.tasks import TASKS, split_task
 from alda.errors import UserError
 
-PAPER_TASKS = ("walker_walk", "cartpole_balance", "ball_in_cup_catch", "finger_spin")
-
 
 def roll(env, seed, steps=4):
     """Frames, rewards and physics of a seeded episode under seeded actions."""
@@ -47,15 +45,27 @@ def id_of(task, shift):
 
 
 EVERY = {task: [id_of(task, shift) for shift in SHIFTS if covers(shift, task)] for task in TASKS}
-# Of each domain one task, in turn under its last four shifts: distracting ones, or else colours and videos.
-FIRST = [names[-4:][i % 4] for i, names in enumerate({TASKS[t][0]: n for t, n in EVERY.items()}.values())]
+# Under every shift a task of another domain.
+FIRST = [
+    id_of(task, shift)
+    for task, shift in {
+        "fish_swim": "train",
+        "acrobot_swingup": "color_easy",
+        "swimmer_swimmer6": "color_hard",
+        "hopper_hop": "video_easy",
+        "cheetah_run": "video_hard",
+        "humanoid_walk": "distracting_cs",
+        "finger_turn_hard": "distracting_camera",
+        "quadruped_fetch": "distracting_color",
+        "reacher_hard": "distracting_background",
+    }.items()
+]
 REST = [name for names in EVERY.values() for name in names if name not in FIRST]
 
 
 def test_every_task_and_shift_has_a_gymnasium_id():
     assert sorted(FIRST + REST) == sorted(name for name in gymnasium.registry if name.startswith("alda/"))
-    assert {"alda/walker_walk-v0", "alda/walker_walk-color_hard-v0"} <= {*FIRST, *REST}
-    assert all(any(f"-{shift}-v0" in name for name in FIRST) for shift in SHIFTS if shift != "train")
+    assert {"alda/walker_walk-v0", "alda/walker_walk-color_hard-v0"} <= {*REST}
 
 
 @pytest.mark.parametrize("name", [*FIRST, *(pytest.param(name, marks=pytest.mark.slow) for name in REST)])
@@ -95,16 +105,8 @@ def test_gymnasium_plays_several_in_processes_of_its_own(make):
         many.close()
 
 
-def test_an_episode_has_a_thousand_control_steps(make):
-    env = make("finger_spin", profile="fast")  # two of them are an agent step
-    env.reset(seed=0)
-    for t in range(500):
-        _, _, terminated, truncated, _ = env.step(np.zeros(2, np.float32))
-        assert not terminated
-        assert truncated == (t == 499)
-
-
 def test_an_episode_length_that_the_repeat_does_not_divide_is_kept(make):
+    assert make("finger_spin", profile="fast").episode_length == 1_000
     env = make("cartpole_balance", episode_length=10, action_repeat=4, profile="fast")
     env.reset(seed=0)
     ends = [env.step(np.zeros(1, np.float32))[1:4:2] for _ in range(3)]
@@ -306,32 +308,23 @@ def test_an_original_table_can_be_given(make, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("not json", "could not be read"),
-        ("{}", "must be a JSON list"),
-        ('[{"grid_rgb1": [0, 0, 0]}]', "entry 0 .* needs grid_rgb1, grid_rgb2"),
-        (json.dumps([{**DEFAULT, "self_rgb": [0, 2, 0]}]), "entry 0 .* in \\[0, 1\\]"),
-    ],
+    "content",
+    ["not json", "{}", "[]", "[3]", '[{"grid_rgb1": [0, 0, 0]}]']
+    + [json.dumps([DEFAULT, {**DEFAULT, "self_rgb": rgb}]) for rgb in ([0, 2, 0], [0, -1, 0], [0, 1], 1, "red")],
 )
-def test_a_bad_table_is_refused_in_one_sentence(tmp_path, content, message):
-    (tmp_path / "t.json").write_text(content)
-    with pytest.raises(UserError, match=message):
-        alda.make_env("walker_walk", shift="color_hard", data=Data(color_table=tmp_path / "t.json"))
-    with pytest.raises(UserError, match="could not be read"):
-        alda.make_env("walker_walk", shift="color_hard", data=Data(color_table=tmp_path / "none.json"))
+def test_a_bad_table_is_refused_in_one_sentence(tmp_path, content):
+    for name in ("t.json", "none.json"):
+        (tmp_path / "t.json").write_text(content)
+        with pytest.raises(UserError, match=r"the colour table .* (could not be read|must be a JSON list)") as error:
+            alda.make_env("walker_walk", shift="color_hard", data=Data(color_table=tmp_path / name))
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
-@pytest.mark.parametrize("draws", ["make_env('cartpole_balance').reset()", "renderer_name()"])
-def test_a_process_that_has_drawn_can_still_import_triton(draws):
+def test_a_process_that_has_drawn_can_still_import_triton():
     """PyTorch's CUDA build has triton, whose LLVM and Mesa's end in a segmentation fault in the other order."""
-    code = "from alda.envs import make_env; from alda.envs.rendering import renderer_name; "
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}{draws}; import triton; print('alive')"],
-        capture_output=True,
-        text=True,
-    )
+    code = "from alda.envs import make_env; make_env('cartpole_balance').reset(); import triton; print('alive')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
 
 
@@ -407,12 +400,12 @@ def test_the_list_names_every_task_and_shift(capsys):
 def test_the_preview_shows_frames_of_every_shift_at_their_times(tmp_path, capsys):
     shifts = ("train", "video_hard", "distracting_cs:0.2")
     out = tmp_path / "p.png"
-    preview(out=out, task="cartpole_balance", shifts=shifts, times=3, every=2, profile="fast", seed=4)
+    preview(out=out, task="cartpole_balance", shifts=shifts, times=3, every=2, seed=4)
     with Image.open(out) as picture:
         pixels = np.asarray(picture)
     frames = {}
     for shift in shifts:
-        env = alda.make_env("cartpole_balance", shift=shift, profile="fast", seed=4)
+        env = alda.make_env("cartpole_balance", shift=shift, seed=4)
         frames[shift] = env.reset(seed=4)[0][-1].transpose(1, 2, 0).repeat(2, 0).repeat(2, 1)
         env.close()
     rows = [4 + 15 + i * 132 for i in range(3)]
@@ -427,19 +420,8 @@ def test_the_preview_shows_frames_of_every_shift_at_their_times(tmp_path, capsys
     assert "written to" in capsys.readouterr().out
 
 
-def test_the_preview_of_all_shifts_can_be_a_clip(tmp_path):
-    import av
-
-    preview(out=tmp_path / "p.png", task="walker_walk", times=2, every=3, profile="fast", video=True)
-    with av.open(str(tmp_path / "p.mp4")) as video:
-        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
-    assert len(frames) == 4
-    assert frames[0].shape[0] > 3 * 192  # nine shifts in three rows
-    assert frames[0].shape[1] > 4 * 192
-
-
 def test_the_preview_draws_what_covers_the_task_and_refuses_the_rest(tmp_path):
-    preview(out=tmp_path / "p.png", task="fish_swim", times=1, profile="fast")
+    preview(out=tmp_path / "p.png", task="fish_swim", times=1)
     with Image.open(tmp_path / "p.png") as picture:
         assert picture.height == 4 + 15 + 5 * 132 + 1  # the suite's parts do not cover fish; heights are even
     for words, message in (
@@ -448,8 +430,7 @@ def test_the_preview_draws_what_covers_the_task_and_refuses_the_rest(tmp_path):
         ({"task": "walker_wolk"}, "did you mean 'walker_walk'"),
         ({"times": 0}, "--times and --every must be at least 1"),
         ({"image_size": 32, "shifts": ("video_easy",)}, "images of at least 64 pixels, not 32"),
+        ({"out": tmp_path / "p.jpg"}, r"written as \.png"),
     ):
         with pytest.raises(UserError, match=message):
-            preview(out=tmp_path / "p.png", **words)
-    with pytest.raises(UserError, match=r"written as \.png"):
-        preview(out=tmp_path / "p.jpg")
+            preview(**{"out": tmp_path / "p.png", **words})

@@ -1,6 +1,6 @@
 """Visual shifts: what they may change, and when. The plain class changes nothing: the task as it is trained on."""
 
-import math
+import re
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -61,38 +61,14 @@ class Shift:
         return frame
 
 
-class Part:
-    """One distraction of a shift that has several; they move together, at every tick."""
-
-    def __init__(self, intensity: float, options: ShiftOptions) -> None:
-        self.intensity, self.options = intensity, options
-
-    def reset(self, scene: Scene, rng: np.random.Generator) -> None:
-        """Begin an episode."""
-
-    def tick(self, scene: Scene) -> None:
-        """Move on."""
-
-    def hold(self, scene: Scene) -> None:
-        """Follow a control step between two ticks."""
-
-    def draw(self, scene: Scene) -> None:
-        """Change the scene before a picture is drawn."""
-
-
 def parse_shift(text: str) -> tuple[str, float | None, bool]:
     """'distracting_cs:0.1:static' -> ('distracting_cs', 0.1, True). Raises UserError for another form."""
-    name, *words = text.split(":")
-    static = words[-1:] == ["static"]
-    numbers = words[:-1] if static else words
-    if len(numbers) > 1:
-        raise UserError(f"a shift is written NAME, NAME:INTENSITY or NAME:INTENSITY:static, not {text!r}")
-    if not numbers:
-        return name, None, static
-    try:
-        intensity = float(numbers[0])
-    except ValueError:
-        intensity = math.nan
-    if not 0 < intensity <= 1:
-        raise UserError(f"the intensity of a shift is a number above 0, at most 1, not {numbers[0]!r} (in {text!r})")
-    return name, intensity, static
+    match = re.fullmatch(r"([^:]*)(?::(\d*\.?\d+(?:e-\d+)?))?(:static)?", text)
+    name, number, static = match.groups() if match else ("", "nan", None)
+    intensity = None if number is None else float(number)
+    if intensity is not None and not 0 < intensity <= 1:
+        raise UserError(
+            "a shift is written NAME, NAME:INTENSITY or NAME:INTENSITY:static, with an intensity above 0, at most 1, "
+            f"not {text!r}"
+        )
+    return name, intensity, static is not None

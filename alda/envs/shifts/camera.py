@@ -9,13 +9,13 @@ import math
 import numpy as np
 
 from alda.envs.scene import Scene
-from alda.envs.shifts.base import Part, ShiftOptions
+from alda.envs.shifts.base import ShiftOptions
 
 _USUAL_RADIUS = 4.0  # metres; a nearer camera moves more slowly
 _DOWN = np.array([0.0, 0.0, -1.0])
 
 
-class WanderingCamera(Part):
+class WanderingCamera:
     """A camera within limits, in radians, fractions of the radius and metres per tick.
 
     Angles stay above the floor and before the agent, that is from -pi to 0 in the plane, where the native camera is.
@@ -28,7 +28,7 @@ class WanderingCamera(Part):
     """
 
     def __init__(self, intensity: float, options: ShiftOptions) -> None:
-        super().__init__(intensity, options)
+        self.options = options
         moving = 0.0 if options.static else intensity
         self.angle = math.pi / 2 * intensity  # either way, vertically, horizontally and in roll
         self.zoom_in, self.zoom_out = 0.5 * intensity, 1.5 * intensity
@@ -84,6 +84,7 @@ class WanderingCamera(Part):
         self._place(scene)
 
     def hold(self, scene: Scene) -> None:
+        """Follow the body between two ticks."""
         if not self.options.reference:
             self._place(scene)
 

@@ -85,13 +85,11 @@ def read_table(path: Path) -> list[ColorSetting]:
         table = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"the colour table {path} could not be read: {error}") from error
-    if not isinstance(table, list) or not table:
-        raise UserError(f"the colour table {path} must be a JSON list of colour settings")
-    for i, setting in enumerate(table):
-        if not isinstance(setting, dict) or any(not _is_rgb(setting.get(key)) for key in KEYS):
-            raise UserError(
-                f"entry {i} of the colour table {path} needs {', '.join(KEYS)}, each three numbers in [0, 1]"
-            )
+    if not (isinstance(table, list) and table and all(map(_is_setting, table))):
+        raise UserError(
+            f"the colour table {path} must be a JSON list of colour settings, each with {', '.join(KEYS)}, which are "
+            "three numbers in [0, 1]"
+        )
     return table
 
 
@@ -166,7 +164,9 @@ def _bytes(color: Any) -> UInt8[np.ndarray, "..."]:
     return (255 * np.asarray(color)).astype(np.uint8)
 
 
-def _is_rgb(value: Any) -> bool:
-    return (
-        isinstance(value, list) and len(value) == 3 and all(isinstance(v, int | float) and 0 <= v <= 1 for v in value)
-    )
+def _is_setting(value: Any) -> bool:
+    try:
+        rgb = np.array([value[key] for key in KEYS], float)
+    except (KeyError, TypeError, ValueError):
+        return False
+    return rgb.shape == (len(KEYS), 3) and bool(((rgb >= 0) & (rgb <= 1)).all())

@@ -4,13 +4,13 @@ A moving sky, a wandering camera and drifting colours, each scaled by one intens
 step, as in that variant.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from alda.envs.backgrounds.clips import sky_clips, sky_side
 from alda.envs.scene import Scene
-from alda.envs.shifts.base import Part, Shift, ShiftOptions
+from alda.envs.shifts.base import Shift, ShiftOptions
 from alda.envs.shifts.camera import WanderingCamera
 
 USUAL_INTENSITY = 0.025
@@ -40,9 +40,9 @@ class DistractingSuite(Shift):
         super().__init__(options)
         self.intensity = USUAL_INTENSITY if options.intensity is None else options.intensity
         makers = {"background": MovingSky, "camera": WanderingCamera, "color": DriftingColors}
-        self._parts = {name: makers[name](self.intensity, options) for name in self.parts}
-        sky = self._parts.get("background")
-        self.clips = sky.clips if isinstance(sky, MovingSky) else None
+        self._parts: dict[str, Any] = {name: makers[name](self.intensity, options) for name in self.parts}
+        if "background" in self.parts:
+            self.clips = self._parts["background"].clips
 
     def reset(self, scene: Scene, rng: np.random.Generator) -> None:
         self._control_steps = 0
@@ -53,15 +53,15 @@ class DistractingSuite(Shift):
 
     def step(self, scene: Scene) -> None:
         self._control_steps += 1
-        for part in self._parts.values():
-            if self._control_steps % _TICK == 0:
+        if self._control_steps % _TICK == 0:
+            for part in self._parts.values():
                 part.tick(scene)
-            else:
-                part.hold(scene)
+        elif "camera" in self._parts:
+            self._parts["camera"].hold(scene)
 
     def draw(self, scene: Scene) -> None:
-        for part in self._parts.values():
-            part.draw(scene)
+        if "background" in self._parts:
+            self._parts["background"].draw(scene)
 
 
 class DistractingBackground(DistractingSuite):
@@ -82,11 +82,11 @@ class DistractingColor(DistractingSuite):
     parts = ("color",)
 
 
-class MovingSky(Part):
+class MovingSky:
     """A clip on all six sides of the sky, played forward and backward between its ends."""
 
     def __init__(self, intensity: float, options: ShiftOptions) -> None:
-        super().__init__(intensity, options)
+        self.options = options
         size = _REFERENCE_SKY if options.reference else sky_side(options.image_size)
         count = next((n for s, n in _CLIPS.items() if intensity <= s), None)
         self.clips = sky_clips(options.data, count, size)
@@ -123,8 +123,11 @@ class MovingSky(Part):
             scene.set_sky(image)
 
 
-class DriftingColors(Part):
+class DriftingColors:
     """The colour of every material, a random walk in a box around its own."""
+
+    def __init__(self, intensity: float, options: ShiftOptions) -> None:
+        self.intensity, self.options = intensity, options
 
     def reset(self, scene: Scene, rng: np.random.Generator) -> None:
         colors = scene.physics.model.mat_rgba[:, :3]
