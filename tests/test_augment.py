@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -224,18 +225,26 @@ def test_generated_overlays_are_frames_of_clips_that_no_shift_shows_as_far_apart
         assert torch.equal(image, torch.from_numpy(ProceduralClip("overlay", clip, SIDE)[frame]).permute(2, 0, 1))
 
 
-def test_overlays_of_a_folder_of_photographs(tmp_path):
-    colors = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
-    for i, color in enumerate(colors):
-        (tmp_path / "places" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (40, 30), color).save(tmp_path / "places" / "ab"[i % 2] / f"{i}.jpg")
+def test_photographs_are_evenly_spread_squares_prepared_once(tmp_path, monkeypatch):
+    for i in range(7):
+        file = tmp_path / f"places/{'ab'[i % 2]}/deep/{i}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((40, 30), 60 + i).convert("RGB").save(file)
+    Image.new("L", (20, 20), 77).save(tmp_path / "places/a/deep/8.JPG", "JPEG")
     data = Data(places=tmp_path / "places", cache=tmp_path / "cache")
-    bank, made_of = overlay_bank(data, 100)
-    assert made_of == {"source": "places365", "images": 3, "size": 128}
-    for image, i in zip(bank, (0, 2, 1), strict=True):  # in the order of their paths
-        assert image.float().mean((1, 2)).tolist() == pytest.approx(colors[i], abs=4)  # JPEG
-    assert len(overlay_bank(data, 2)[0]) == 2
+    bank, made_of = overlay_bank(data, 3)
+    assert made_of == {"source": "places365", "images": 3, "size": SIDE}
+    every = sorted(tmp_path.glob("places/*/*/*"))
+    for image, i in zip(bank, (0, 2, 5), strict=True):  # in the order of their paths
+        picture = Image.open(every[i]).convert("RGB")
+        side, left = min(picture.size), (picture.width - min(picture.size)) // 2
+        square = picture.crop((left, 0, left + side, side)).resize((SIDE, SIDE))
+        assert torch.equal(image.permute(1, 2, 0), torch.from_numpy(np.array(square)))
+    assert len(overlay_bank(data, 100)[0]) == 8
+    assert (overlay_bank(data, 100)[0][4] == 77).all()
+    monkeypatch.setattr("alda.augment.overlays.shrink_image", lambda *_, **__: pytest.fail("decoded again"))
+    assert torch.equal(overlay_bank(data, 3)[0], bank)
     with pytest.raises(UserError, match="overlay-images must be at least 1"):
         overlay_bank(data, 0)
     with pytest.raises(UserError, match="not a folder of Places365"):
-        overlay_bank(Data(places=tmp_path / "places" / "a" / "nothing"), 4)
+        overlay_bank(Data(places=tmp_path / "nothing"), 4)

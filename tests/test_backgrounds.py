@@ -201,7 +201,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize("damage", [lambda raw: b"", lambda raw: raw[:-10], lambda raw: b"x" * len(raw)])
 def test_a_damaged_array_is_made_again(tmp_path, damage):
     read_or_prepare(tmp_path, "clip", [], lambda: ONES)
-    (file,) = tmp_path.glob("*.npy")
+    (file,) = tmp_path.rglob("*.npy")
     file.write_bytes(damage(file.read_bytes()))
     np.testing.assert_array_equal(read_or_prepare(tmp_path, "clip", [], lambda: 2 * ONES), 2 * ONES)
 
@@ -297,13 +297,11 @@ def test_the_command_says_what_is_generated_missing_and_broken(report, data):
     assert any("https://davischallenge.org/davis2017/code.html" in line for line in lines)
 
     (data.videos / "video_easy/video2.mp4").write_bytes(b"noise" * 100)
-    given = Data(videos=data.videos, places=data.cache / "none", color_table=data.cache / "none", cache=data.cache)
+    given = Data(videos=data.videos, places=data.cache / "none", cache=data.cache)
     code, lines = report(data=given, image_size=16)
     assert code == 1
     problems = [line for line in lines if line.startswith("problem ")]
-    for problem, words in zip(
-        problems, ("video2.mp4 cannot be decoded", "expected .jpg images", "could not be read"), strict=True
-    ):
+    for problem, words in zip(problems, ("video2.mp4 cannot be decoded", "expected .jpg images"), strict=True):
         assert words in problem
     with pytest.raises(UserError, match="--image-size must be at least 1, not 0"):
         prepare(image_size=0)

@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from alda.envs.backgrounds import procedural
-from alda.envs.backgrounds.clips import cache_folder, read_or_prepare, track
+from alda.envs.backgrounds.clips import read_or_prepare, track
 from alda.envs.backgrounds.data import Data, find_places
 from alda.envs.backgrounds.procedural import LENGTH, SPLITS, ProceduralClip
 from alda.envs.backgrounds.shrinking import shrink_image
@@ -38,7 +38,7 @@ def _photographs(places: Path, cache: Path, limit: int) -> UInt8[np.ndarray, "n 
     count = min(limit, len(every))
     files = [Path(every[i * len(every) // count]) for i in range(count)]
     shrunk = (shrink_image(file, SIDE, crop=True) for file in track(files, "preparing images of Places365"))
-    return read_or_prepare(cache_folder(cache, f"places365-{SIDE}"), f"{count}", files, lambda: shrunk)
+    return read_or_prepare(cache, f"places365-{SIDE}", files, lambda: shrunk)
 
 
 def _painted(count: int) -> UInt8[np.ndarray, "n side side 3"]:

@@ -1,10 +1,12 @@
 """`alda data prepare`."""
 
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
 from alda.envs.backgrounds.clips import Clips, sky_clips, sky_side, video_clips
 from alda.envs.backgrounds.data import NO_PATHS, VIDEO_COUNTS, Data
 from alda.envs.backgrounds.procedural import NAME as PROCEDURAL
-from alda.envs.shifts.base import ShiftOptions
-from alda.envs.shifts.color import OWN_TABLES, ColorEasy, ColorHard
 from alda.errors import UserError
 
 _BENCHMARK = "https://github.com/nicklashansen/dmcontrol-generalization-benchmark (src/env/data)"
@@ -21,38 +23,42 @@ def prepare(*, data: Data = NO_PATHS, image_size: int = 64) -> int:
     """
     if image_size < 1:
         raise UserError(f"--image-size must be at least 1, not {image_size}")
-    sets = {  # folder that is given, what prepares it, where it is used, where it officially comes from
-        "davis": (
+    complete = [
+        _report(
+            "davis",
             data.davis,
             lambda: _describe(sky_clips(data, None, sky_side(image_size))),
             "shifts distracting_cs, distracting_background",
             "https://davischallenge.org/davis2017/code.html (DAVIS 2017 TrainVal, 480p)",
         ),
-        "video_easy": (data.videos, lambda: _videos(data, "video_easy", image_size), "shift video_easy", _BENCHMARK),
-        "video_hard": (data.videos, lambda: _videos(data, "video_hard", image_size), "shift video_hard", _BENCHMARK),
-        "places": (
+        *(
+            _report(shift, data.videos, partial(_videos, data, shift, image_size), f"shift {shift}", _BENCHMARK)
+            for shift in VIDEO_COUNTS
+        ),
+        _report(
+            "places",
             data.places,
             lambda: _places(data),
             "overlay augmentation of SVEA and SADA",
             "http://places2.csail.mit.edu/download.html (Places365)",
         ),
-        "colours": (data.color_table, lambda: _colors(data), "shifts color_easy, color_hard", ""),
-    }
-    complete = True
-    for name, (folder, make_ready, used_in, source) in sets.items():
-        generated = OWN_TABLES if name == "colours" else PROCEDURAL
-        print(f"{name:17} {folder or f'not given; {generated} is used'}")
-        if folder:
-            try:
-                print(f"  {'found':15} {make_ready()}")
-            except (UserError, OSError) as error:
-                print(f"  {'problem':15} {error}")
-                complete = False
-        print(f"  {'used in':15} {used_in}")
-        if source:
-            print(f"  {'official place':15} {source}")
+    ]
     print(f"{'cache':17} {data.cache_dir}")
-    return 0 if complete else 1
+    return 0 if all(complete) else 1
+
+
+def _report(name: str, folder: Path | None, make_ready: Callable[[], str], used_in: str, official_place: str) -> bool:
+    """Prepare a set and print what was found; return whether it is complete, or not given."""
+    print(f"{name:17} {folder or f'not given; {PROCEDURAL} is used'}")
+    complete = True
+    if folder:
+        try:
+            print(f"  {'found':15} {make_ready()}")
+        except (UserError, OSError) as error:
+            print(f"  {'problem':15} {error}")
+            complete = False
+    print(f"  {'used in':15} {used_in}\n  {'official place':15} {official_place}")
+    return complete
 
 
 def _videos(data: Data, shift: str, size: int) -> str:
@@ -73,7 +79,3 @@ def _places(data: Data) -> str:
     from alda.augment.overlays import overlay_bank
 
     return f"{len(overlay_bank(data, SVEAConfig().overlay_images)[0]):,} images"
-
-
-def _colors(data: Data) -> str:
-    return ", ".join(f"{shift.name} {shift(ShiftOptions(data=data)).colors}" for shift in (ColorEasy, ColorHard))

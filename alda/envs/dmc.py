@@ -48,8 +48,9 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         render_mode: str | None = None,
     ) -> None:
         domain, name = split_task(task)
-        counts = {"action_repeat": 1 if action_repeat is None else action_repeat, "frames": frames}
-        for option, value in {**counts, "image_size": image_size, "episode_length": episode_length}.items():
+        repeat = action_repeat_of(task) if action_repeat is None else action_repeat
+        counts = {"action_repeat": repeat, "frames": frames, "image_size": image_size, "episode_length": episode_length}
+        for option, value in counts.items():
             if value < 1:
                 raise UserError(f"{option} must be at least 1, not {value}")
         for what, chosen, known in (("rendering profile", profile or "exact", Profile), ("visuals", visuals, Visuals)):
@@ -57,21 +58,19 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
                 raise UserError(unknown(what, chosen, get_args(known)))
         if seed < 0:
             raise UserError(f"the seed must not be negative, as {seed} is")
-        self.task, self.shift = task, shift
-        self.action_repeat = action_repeat or action_repeat_of(task)
-        self.episode_length = episode_length
-        self.render_mode = render_mode
+        self.task, self.shift, self.render_mode = task, shift, render_mode
+        self.action_repeat, self.episode_length = repeat, episode_length
         self._env = load_suite().load(domain, name, task_kwargs={"random": seed % 2**32, "time_limit": _NO_LIMIT})
         agent_steps_per_second = 1 / (self._env.control_timestep() * self.action_repeat)
         self.metadata = {**self.metadata, "render_fps": max(1, round(agent_steps_per_second))}
         self.profile = cast(Profile, profile or default_profile())
-        look: dict[str, Any] = {"profile": self.profile, "visuals": visuals}
-        self.scene = Scene(self._env.physics, domain, image_size=image_size, **look)
+        self.scene = Scene(
+            self.physics, domain, image_size=image_size, profile=self.profile, visuals=cast(Visuals, visuals)
+        )
 
         spec = self._env.action_spec()
-        self._low, self._high = spec.minimum, spec.maximum
-        if np.any(np.abs(spec.minimum) > _UNBOUNDED):
-            self._low, self._high = -np.ones_like(spec.minimum), np.ones_like(spec.maximum)
+        bounded = not np.any(np.abs(spec.minimum) > _UNBOUNDED)
+        self._bounds: Any = (spec.minimum, spec.maximum) if bounded else (-1.0, 1.0)
         self.action_space = gymnasium.spaces.Box(-1, 1, spec.shape, np.float32)
         self.observation_space = gymnasium.spaces.Box(0, 255, (frames, 3, image_size, image_size), np.uint8)
         self._frames: deque[np.ndarray] = deque(maxlen=frames)
@@ -100,7 +99,8 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         action = np.asarray(action, np.float64)
         if action.shape != self.action_space.shape or not np.all(np.abs(action) <= 1 + 1e-6):
             raise ValueError(f"actions are {self.action_space.shape} numbers in [-1, 1], not {action}")
-        control = self._low + (action + 1) * (self._high - self._low) / 2
+        low, high = self._bounds
+        control = low + (action + 1) * (high - low) / 2
         reward, terminated = 0.0, False
         self.shift.begin_step(self.scene)
         for _ in range(min(self.action_repeat, self.episode_length - self._control_steps)):
@@ -117,7 +117,7 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def frame(self) -> UInt8[np.ndarray, "3 h w"]:
         """Draw the present state as the agent sees it."""
-        return np.ascontiguousarray(self._picture().transpose(2, 0, 1))
+        return np.ascontiguousarray(self.render().transpose(2, 0, 1))
 
     def proprioception(self) -> dict[str, float]:
         """Return the task's own state observation by name: "velocity 3", or "torso xz" for an orientation."""
@@ -131,19 +131,16 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             numbers |= dict(zip(names, flat, strict=True))
         return numbers
 
-    def render(self) -> Any:
-        """Draw the present state, [H, W, 3]."""
-        return self._picture()
-
-    def close(self) -> None:
-        self.physics.free()
-
-    def _picture(self) -> UInt8[np.ndarray, "h w 3"]:
+    def render(self) -> UInt8[np.ndarray, "h w 3"]:
+        """Draw the present state."""
         start = time.perf_counter()
         self.shift.draw(self.scene)
         picture = self.shift.finish(self.scene.picture())
         self.drawing_seconds += time.perf_counter() - start
         return picture
+
+    def close(self) -> None:
+        self.physics.free()
 
     def _seed(self, seed: int) -> None:
         self._env.task.random.seed(seed % 2**32)

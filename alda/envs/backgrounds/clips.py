@@ -56,14 +56,15 @@ class RecordedClips:
     def __init__(self, name: str, videos: Videos, size: int, cache: Path) -> None:
         sizes = [[video, *(file.stat().st_size for file in files)] for video, files in videos.items()]
         self.name = f"{name} {_digest(sizes, 4)}"
-        self.videos, self.size, self.folder = list(videos.items()), size, cache_folder(cache, f"{name}-{size}")
+        self.videos, self.size = list(videos.items()), size
+        self.cache, self.folder = cache, f"{name}-{size}"
 
     def __len__(self) -> int:
         return len(self.videos)
 
     def __getitem__(self, i: int) -> UInt8[np.ndarray, "t size size 3"]:
         video, files = self.videos[i]
-        return read_or_prepare(self.folder, video, files, lambda: self._shrunk(files))
+        return read_or_prepare(self.cache, f"{self.folder}/{video}", files, lambda: self._shrunk(files))
 
     def prepare(self) -> None:
         """Make all clips ready to be played. Raises UserError for a broken file or a cache that cannot be written."""
@@ -102,13 +103,8 @@ def video_clips(data: Data, shift: str, size: int) -> Clips:
     return RecordedClips(f"dmcgb-{shift}", find_videos(data.videos, shift), size, data.cache_dir)
 
 
-def cache_folder(cache: Path, name: str) -> Path:
-    """Return the folder for arrays made from a set of videos or images; another version has other arrays."""
-    return cache / "v3" / name
-
-
 def read_or_prepare(
-    folder: Path, name: str, sources: Sequence[Path], frames: Callable[[], Iterable[UInt8[np.ndarray, "size size 3"]]]
+    cache: Path, name: str, sources: Sequence[Path], frames: Callable[[], Iterable[UInt8[np.ndarray, "size size 3"]]]
 ) -> UInt8[np.ndarray, "n size size 3"]:
     """Map the array made from these files into memory, read-only; write it first where it is absent or damaged.
 
@@ -116,13 +112,13 @@ def read_or_prepare(
     whenever this process is killed. Raises UserError where it cannot be written.
     """
     facts = [(file.parent.name, file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in sources]
-    file = folder / f"{name}-{_digest(facts, 8)}.npy"
+    file = cache / "v3" / f"{name}-{_digest(facts, 8)}.npy"  # another version for other arrays from the same files
     with suppress(OSError, ValueError, EOFError):
         return np.load(file, mmap_mode="r", allow_pickle=False)
     array = np.stack(list(frames()))
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as opened:
             np.save(opened, array)
             opened.flush()
