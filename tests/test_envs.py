@@ -148,24 +148,18 @@ def test_actions_are_scaled_to_the_bounds_of_the_task(make):
         np.testing.assert_allclose(env.physics.control(), bounds[:, column])
 
 
-def test_stack_moves_by_one_frame_and_starts_with_repeats(make):
-    obs, _, _ = roll(make("cartpole_balance", profile="fast"), 0)
+def test_the_stack_moves_by_one_frame_which_is_what_the_camera_sees(make):
+    env = make("cartpole_balance", profile="exact")
+    obs, _, _ = roll(env, 0)
     assert np.array_equal(obs[0][0], obs[0][2])
     for before, after in pairwise(obs):
         assert np.array_equal(after[:-1], before[1:])
         assert not np.array_equal(after[-1], before[-1])
-
-
-def test_the_newest_frame_is_what_the_camera_sees(make):
-    env = make("cartpole_balance", profile="exact")
-    obs, _, _ = roll(env, 0)
-    picture = env.physics.render(64, 64, camera_id=0)
+    picture, first = env.physics.render(64, 64, camera_id=0), env.render()
     assert np.array_equal(obs[-1][-1], picture.transpose(2, 0, 1))
-    first = env.render()
-    assert np.array_equal(first, picture)
     env.step(np.ones(1, np.float32))
-    assert not np.array_equal(env.render(), first)  # and the first is still what it was
-    assert np.array_equal(first, picture)
+    assert not np.array_equal(env.render(), picture)
+    assert np.array_equal(first, picture)  # a picture stays what it was
 
 
 @pytest.fixture(scope="module")
@@ -340,30 +334,23 @@ def test_stable_baselines3_trains_its_sac_on_our_frames():
         env = gymnasium.make("alda/cartpole_balance-color_hard-v0", profile="fast", episode_length=200)
         return gymnasium.wrappers.ReshapeObservation(env, (9, 64, 64))
 
-    env, twin = make(), make()
-    assert env.observation_space == gymnasium.spaces.Box(0, 255, (9, 64, 64), np.uint8)
+    env = make()
     check_for_sb3(env)
-
-    few = {"buffer_size": 200, "learning_starts": 60, "train_freq": 4, "batch_size": 32}
+    few = {"buffer_size": 100, "learning_starts": 60, "train_freq": 4, "batch_size": 32}
     model = SAC("CnnPolicy", env, seed=0, device="cpu", policy_kwargs={"net_arch": [32]}, **few)
     before = {name: p.clone() for name, p in model.policy.named_parameters()}
-    model.learn(200)
+    model.learn(100)
     assert {name for name, p in model.policy.named_parameters() if p.equal(before[name])} == set()
 
-    seen = model.replay_buffer
-    assert seen.observations.dtype == np.uint8
-    obs, _ = twin.reset(seed=0)
-    for t in range(200):
+    seen, twin = model.replay_buffer, make()
+    for t in range(100):
+        if t % 50 == 0:
+            obs, _ = twin.reset(seed=0 if t == 0 else None)
         np.testing.assert_array_equal(seen.observations[t, 0], obs)
-        obs, reward, terminated, truncated, _ = twin.step(model.policy.unscale_action(seen.actions[t, 0]))
+        obs, reward, _, truncated, _ = twin.step(model.policy.unscale_action(seen.actions[t, 0]))
         np.testing.assert_array_equal(seen.next_observations[t, 0], obs)
         assert seen.rewards[t, 0] == pytest.approx(reward)
-        assert (seen.dones[t, 0], seen.timeouts[t, 0], terminated) == (t % 50 == 49, truncated, False)
-        if truncated:
-            obs, _ = twin.reset()
-
-    action, _ = model.predict(obs, deterministic=True)
-    assert env.action_space.contains(action)
+        assert (seen.dones[t, 0], seen.timeouts[t, 0]) == (t % 50 == 49, truncated)
     env.close()
     twin.close()
 
