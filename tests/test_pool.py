@@ -54,6 +54,7 @@ def test_a_role_keeps_its_episode_and_has_one_environment_at_a_time(pools):
         assert not episode(pool, 0, "plain", 7, [0, 0])[2][2]
         pool.step(0, np.zeros(1, np.float32), "training")
         assert pool.result(0).obs.flat[0] == waiting[-1][0] + 1
+    assert Counting.alive == 2  # of this process: one for each role
 
 
 def test_slots_move_on_side_by_side(pools):

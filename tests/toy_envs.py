@@ -14,8 +14,11 @@ SHAPE = (1, 3, 2, 2)
 class Counting:
     """Frames count the steps, starting at the seed; shifts say what goes wrong at the third step."""
 
+    alive = 0
+
     def __init__(self, shift: str) -> None:
         self.shift, self.drawing_seconds = shift, 0.0
+        Counting.alive += 1
 
     def reset(self, *, seed):
         self.count, self.t = seed, 0
@@ -34,7 +37,7 @@ class Counting:
         return self._obs(), self.count / 2, self.shift == "ends" and self.t == 2, self.t == 5, {}
 
     def close(self):
-        pass
+        Counting.alive -= 1
 
     def _obs(self):
         return np.full(SHAPE, self.count % 256, np.uint8)

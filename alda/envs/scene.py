@@ -12,21 +12,19 @@ from jaxtyping import Bool, UInt8
 from alda.envs.rendering import Profile, apply_profile
 
 Visuals = Literal["classic", "native"]
+_CAMERA = 0  # of the suite's models, the one that draws
 _GEOM = 5  # mjOBJ_GEOM
 
 
 class Scene:
-    """A dm_control Physics as one camera draws it.
+    """A dm_control Physics as its camera draws it.
 
     The look is fixed when the scene is made, before its first picture creates the OpenGL context; afterwards textures
     must be uploaded to be seen, while materials and cameras are read at every picture.
     """
 
-    def __init__(
-        self, physics: Any, domain: str, *, image_size: int, profile: Profile, visuals: Visuals, camera_id: int = 0
-    ) -> None:
-        self.physics, self.domain, self.image_size, self.camera_id = physics, domain, image_size, camera_id
-        self.profile, self.visuals = profile, visuals
+    def __init__(self, physics: Any, domain: str, *, image_size: int, profile: Profile, visuals: Visuals) -> None:
+        self.physics, self.domain, self.image_size = physics, domain, image_size
         self._flags = apply_profile(physics.model, profile, image_size)
         self._floor_offset = _classic_offset(physics.model) if visuals == "classic" else (0, 0)
         self._camera: Any = None
@@ -53,7 +51,7 @@ class Scene:
         if self._camera is None:
             from dm_control.mujoco.engine import Camera
 
-            self._camera = Camera(self.physics, self.image_size, self.image_size, camera_id=self.camera_id)
+            self._camera = Camera(self.physics, self.image_size, self.image_size, camera_id=_CAMERA)
         return self._camera.render(**how)
 
     def texels(self, name: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -103,17 +101,17 @@ class Scene:
     @property
     def trackcom(self) -> bool:
         """Whether the camera follows the body's centre of mass; else it stands still."""
-        return int(self.physics.model.cam_mode[self.camera_id]) == 2  # mjCAMLIGHT_TRACKCOM
+        return int(self.physics.model.cam_mode[_CAMERA]) == 2  # mjCAMLIGHT_TRACKCOM
 
     def camera_pose(self) -> tuple[np.ndarray, np.ndarray]:
         """Return position [3] and orientation [3, 3] of the camera, which looks along its negative third column."""
         data = self.physics.data
-        return data.cam_xpos[self.camera_id].copy(), data.cam_xmat[self.camera_id].reshape(3, 3).copy()
+        return data.cam_xpos[_CAMERA].copy(), data.cam_xmat[_CAMERA].reshape(3, 3).copy()
 
     def set_camera_pose(self, position: np.ndarray, orientation: np.ndarray) -> None:
         """Place the camera until the simulator moves on, which sets its own pose again."""
-        self.physics.data.cam_xpos[self.camera_id] = position
-        self.physics.data.cam_xmat[self.camera_id] = orientation.ravel()
+        self.physics.data.cam_xpos[_CAMERA] = position
+        self.physics.data.cam_xmat[_CAMERA] = orientation.ravel()
 
     def center_of_mass(self) -> np.ndarray:
         """Return the centre of mass of the body and all that hangs on it, [3]."""

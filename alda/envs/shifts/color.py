@@ -32,7 +32,7 @@ SPREADS = {"color_easy": 0.1, "color_hard": 0.2}  # standard deviation of the of
 
 
 class ColorShift(Shift):
-    """Gives floor, body and sky another colour setting of a table at every reset.
+    """Another colour setting of a table for floor, body and sky at every reset.
 
     options.data.color_table: a JSON file with a list of colour settings, or a folder holding color_easy.json and
     color_hard.json; None draws our own. Raises UserError for a file that is not such a table.

@@ -16,7 +16,7 @@ _GREEN = (51, 204, 51)
 
 
 class VideoShift(Shift):
-    """Shows one video an episode, from its first frame on, a frame per agent step, over and over."""
+    """One video an episode behind the agent, from its first frame on, a frame per agent step, over and over."""
 
     name: ClassVar[str]
     green: ClassVar[tuple[str, ...]]  # textures painted green
