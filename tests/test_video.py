@@ -5,6 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from conftest import shared
+from toy_envs import Numbered
 
 from alda.envs import SHIFTS
 from alda.envs.backgrounds.procedural import SPLITS, ProceduralClip
@@ -15,36 +16,16 @@ VIDEOS = ("video_easy", "video_hard")
 GREEN = np.array([51, 204, 51], np.uint8)
 
 
-class Numbered:
-    """Clips whose frames say which they are: red is the clip's number, blue the frame's."""
-
-    name = "numbered"
-
-    def __init__(self, *lengths):
-        self.lengths = lengths
-
-    def __len__(self):
-        return len(self.lengths)
-
-    def __getitem__(self, i):
-        frames = np.zeros((self.lengths[i], 64, 64, 3), np.uint8)
-        frames[..., 0], frames[..., 2] = 1 + i, np.arange(self.lengths[i])[:, None, None]
-        return frames
-
-    def prepare(self):
-        pass
-
-
 @pytest.fixture
 def numbered(monkeypatch):
     """Gives environments made from now on these clips."""
-    return lambda *lengths: monkeypatch.setattr("alda.envs.shifts.video.video_clips", lambda *_: Numbered(*lengths))
+    return lambda *lengths: monkeypatch.setattr("alda.envs.shifts.video.video_clips", lambda *_: Numbered(64, *lengths))
 
 
 def playing(env) -> tuple[int, int]:
     """Clip and frame of a numbered video, as the sky shows them; twice the same."""
     clip, _, frame = env.render()[1, 32].tolist()
-    assert env.render()[1, 32].tolist() == [clip, 0, frame]
+    assert env.render()[1, 32].tolist() == Numbered.color(clip - 1, frame)
     return clip - 1, frame
 
 

@@ -1,4 +1,4 @@
-"""Small environments for processes that must not import PyTorch."""
+"""Small environments for processes that must not import PyTorch, and clips that say which they are."""
 
 import os
 import sys
@@ -49,3 +49,25 @@ def reporting(shift):
     step = env.step
     env.step = lambda action: (*step(action)[:2], "torch" in sys.modules, False, {})
     return env
+
+
+class Numbered:
+    """Clips whose frames have one colour each: red is the clip's number and one, blue the frame's."""
+
+    name = "numbered"
+
+    def __init__(self, side, *lengths):
+        self.side, self.lengths = side, lengths
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def __getitem__(self, i):
+        return [np.full((self.side, self.side, 3), self.color(i, k), np.uint8) for k in range(self.lengths[i])]
+
+    @staticmethod
+    def color(clip, frame):
+        return [1 + clip, 0, frame]
+
+    def prepare(self):
+        pass

@@ -10,6 +10,7 @@ The fingerprint is that of the source files, so that other files never meet an o
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -116,10 +117,10 @@ def read_or_prepare(
     with suppress(OSError, ValueError, EOFError):
         return np.load(file, mmap_mode="r", allow_pickle=False)
     array = np.stack(list(frames()))
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    partial = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as opened:
+        with partial.open("xb") as opened:
             np.save(opened, array)
             opened.flush()
             os.fsync(opened.fileno())
