@@ -53,7 +53,7 @@ def test_a_pair_need_not_ascend_and_a_number_that_may_be_0_is_named():
     ("changes", "message"),
     [
         ({"shifts": ("color_hrad",)}, "did you mean 'color_hard'"),
-        ({"shifts": ("distracting_cs:2",)}, "the intensity of a shift is a number above 0, at most 1, not '2'"),
+        ({"shifts": ("distracting_cs:2",)}, "an intensity above 0, at most 1, not 'distracting_cs:2'"),
         ({"env": EnvConfig(task="fish_swim"), "shifts": ("distracting_cs",)}, "distracting_cs does not cover fish"),
         ({"env": EnvConfig(task="walker_wolk")}, "did you mean 'walker_walk'"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
