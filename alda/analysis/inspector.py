@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -32,10 +33,11 @@ from torch import Tensor
 from alda.agents.base import Agent
 from alda.agents.decoding import DecodingAgent, LatentAgent, to_pixels
 from alda.agents.sac import SAC
-from alda.analysis.latents.readout import episode_steps, memory_of
+from alda.analysis.latents.readout import CHUNK, episode_steps, memory_of, stacked, stored_range
+from alda.analysis.paired_rollouts import evenly_spread
 from alda.envs import SHIFTS, check_shift, covers
 from alda.errors import UserError
-from alda.latents.ablations import ClampLatent, FSQLatent
+from alda.latents.ablations import FSQLatent
 from alda.latents.codebook import CodebookLatent
 from alda.policy import Policy
 from alda.training.acceleration import one_thread
@@ -44,42 +46,24 @@ CLEAN = "train"  # the shift that others are compared with
 _STRENGTHS = (0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)  # of shifts that have one; the first is the usual one
 _MOMENT = 0.1  # seconds that an episode is played before other questions have their turn
 _THUMBNAILS = 16  # of an episode
-_BATCH = 64  # states that the agent looks at at once
-_LARGEST = 1e6  # number that is decoded
 _MOST_BYTES = 100_000  # of a question
 _MOST_SHIFTS = 4  # whose episodes are kept, besides the clean one
 _MOST_CONNECTIONS = 32  # at a time
-_QUESTIONS: dict[str, dict[str, type]] = {  # what a session may be asked, with arguments
-    "about": {},
-    "play": {"shift": str},
-    "latents": {},
-    "state": {"shift": str, "time": int},
-    "decode": {"code": list},
-}
+_QUESTIONS = ("about", "play", "latents", "state", "decode")  # methods of a session that the page calls
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 
 
+@dataclass
 class Episode:
-    """Frames of one episode under one shift, as far as it has been played. length: agent steps, if it ends on time."""
+    """Observations of one episode under one shift, as far as it has been played."""
 
-    def __init__(self, play: Generator[UInt8[np.ndarray, "c h w"], None, None], length: int) -> None:
-        self.frames: list[UInt8[np.ndarray, "c h w"]] = []
-        self.play, self.length, self.done = play, length, False
-
-    def advance(self) -> None:
-        """Play one agent step."""
-        frame = next(self.play, None)
-        if frame is None:
-            self.done, self.length = True, len(self.frames)
-        else:
-            self.frames.append(frame)
-
-    def obs(self, time: int, count: int) -> UInt8[np.ndarray, "f c h w"]:
-        """Return the `count` newest frames at an agent step; the first is repeated, as at reset."""
-        return np.stack([self.frames[max(0, i)] for i in range(time - count + 1, time + 1)])
+    play: Generator[UInt8[np.ndarray, "f c h w"], None, None]
+    length: int  # agent steps, if it ends on time
+    obs: list[UInt8[np.ndarray, "f c h w"]] = field(default_factory=list)
+    done: bool = False
 
 
 class Session:
@@ -126,23 +110,26 @@ class Session:
         if (episode := self._episodes.pop(shift, None)) is None:
             check_shift(shift, self.config.env.task)
             length = episode_steps(self.policy) if shift == CLEAN else self._clean().length
-            episode = Episode(self._frames(shift), length)
-        end = time.monotonic() + _MOMENT
+            episode = Episode(self._observations(shift), length)
+        end, strip = time.monotonic() + _MOMENT, None
         while not episode.done and time.monotonic() < end:
-            episode.advance()
+            if (obs := next(episode.play, None)) is None:
+                episode.done, episode.length = True, len(episode.obs)
+            else:
+                episode.obs.append(obs)
         self._episodes[shift] = episode  # one that fails is not kept
         for other in [name for name in self._episodes if name != CLEAN][:-_MOST_SHIFTS]:
             self._episodes.pop(other).play.close()  # and its simulator
-        film = strip(episode.frames) if episode.done else None
-        return {"played": len(episode.frames), "length": episode.length, "done": episode.done, "strip": film}
+        if episode.done:
+            thumbnails = [obs[-1] for obs in evenly_spread(episode.obs, _THUMBNAILS)]
+            strip = png(np.concatenate(thumbnails, axis=2))
+        return {"played": len(episode.obs), "length": episode.length, "done": episode.done, "strip": strip}
 
     @torch.no_grad()
     def latents(self) -> dict[str, Any]:
         """Return the range of every latent in this episode, the values stored for it, and whether codes are retrieved,
         so that they differ from the encoder's output."""
-        clean, frames = self._clean(), self.policy.spec.frames
-        obs = torch.from_numpy(np.stack([clean.obs(t, frames) for t in range(clean.length)]))
-        found = [self.agent.latents(part) for part in obs.split(_BATCH)]
+        found = [self.agent.latents(part) for part in stacked(self._clean().obs, self.policy).split(CHUNK)]
         encoded, code = torch.cat([f.encoded for f in found]), torch.cat([f.code for f in found])
         low, high = self.agent.sweep(found[0]._replace(encoded=encoded, code=code), 2).unbind(-1)
         still = high - low < 1e-6  # but a slider has to move
@@ -159,20 +146,19 @@ class Session:
         """Return what the agent makes of one state. outside: whether the encoder's output lies beyond the lowest or
         highest value of a latent; q: of the action, the lower of both Q-functions."""
         episode = self._episodes.get(shift)
-        if episode is None or not 0 <= time < len(episode.frames):
-            played = len(episode.frames) if episode else 0
+        played = len(episode.obs) if episode else 0
+        if episode is None or not 0 <= time < played:
             raise UserError(f"of the episode in {shift!r} {played} steps are played; there is no step {time}")
-        obs = torch.from_numpy(episode.obs(time, self.policy.spec.frames))[None]
+        obs = stacked([episode.obs[time]], self.policy)
         found = self.agent.latents(obs)
         action, _ = self.agent.act(obs, self.agent.initial_state(1), explore=False)
-        memory, outside, q = memory_of(self.agent), None, None
-        if isinstance(memory, CodebookLatent | ClampLatent):
-            low, high = memory.sweep(found.code, 2).unbind(-1)
-            outside = ((found.encoded < low) | (found.encoded > high))[0].tolist()
+        outside, q = None, None
+        if (bounds := stored_range(self.agent)) is not None:
+            outside = ((found.encoded < bounds[0]) | (found.encoded > bounds[1]))[0].tolist()
         if isinstance(self.agent, SAC) and self.policy.complete:
             q = self.agent.critic(self.agent.representation(obs), action).amin(0).item()
         return {
-            "frame": png(episode.frames[time]),
+            "frame": png(episode.obs[time][-1]),
             "reconstruction": self._picture(found.code),
             "encoded": found.encoded[0].tolist(),
             "code": found.code[0].tolist(),
@@ -185,9 +171,8 @@ class Session:
         """Return the picture that a code stands for."""
         if not self.decodes:
             raise UserError(f"{self.config.method} has no decoder")
-        numbers = all(type(number) in (int, float) and abs(number) <= _LARGEST for number in code)
-        if len(code) != self.num_latents or not numbers:
-            raise UserError(f"a code is {self.num_latents} numbers of at most {_LARGEST:.0f} either way")
+        if len(code) != self.num_latents:
+            raise UserError(f"a code is {self.num_latents} numbers")
         return {"image": self._picture(torch.tensor([code], dtype=torch.get_default_dtype()))}
 
     def close(self) -> None:
@@ -195,7 +180,7 @@ class Session:
         for episode in self._episodes.values():
             episode.play.close()
 
-    def _frames(self, shift: str) -> Generator[UInt8[np.ndarray, "c h w"], None, None]:
+    def _observations(self, shift: str) -> Generator[UInt8[np.ndarray, "f c h w"], None, None]:
         with closing(self.config.make_env(shift)) as env:
             obs, _ = env.reset(seed=self.seed)
             if shift == CLEAN:
@@ -203,7 +188,7 @@ class Session:
                 self.policy.reset()
             time, done = 0, False
             while not done:
-                yield obs[-1]
+                yield obs
                 if shift == CLEAN:
                     with one_thread():
                         self._actions.append(self.policy.act(obs))
@@ -227,12 +212,6 @@ def stored_values(agent: Agent) -> Float[Tensor, "l v"] | None:
     if isinstance(memory, FSQLatent):
         return memory.sweep(torch.zeros(1, memory.config.num_latents), memory.config.num_values)
     return memory.values.detach() if isinstance(memory, CodebookLatent) else None
-
-
-def strip(frames: list[UInt8[np.ndarray, "c h w"]]) -> str:
-    """Draw thumbnails of an episode, evenly spread, side by side."""
-    chosen = np.linspace(0, len(frames) - 1, _THUMBNAILS).round().astype(int)
-    return png(np.concatenate([frames[t] for t in chosen], axis=2))
 
 
 def png(image: UInt8[np.ndarray, "c h w"]) -> str:
@@ -286,13 +265,10 @@ class Server(ThreadingHTTPServer):
         finally:
             self.free.release()
 
-    def ask(self, question: str, given: object) -> dict[str, Any]:
-        """Return the session's answer. Raises UserError for arguments that do not belong to the question."""
-        wanted = _QUESTIONS[question]
-        if not isinstance(given, dict) or {name: type(value) for name, value in given.items()} != wanted:
-            names = ", ".join(f"{name} ({kind.__name__})" for name, kind in wanted.items()) or "no entries"
-            raise UserError(f"{question} takes a JSON object with {names}")
-        return self.thread.submit(getattr(self.session, question), **given).result()
+    def ask(self, question: str, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the session's answer."""
+        answer: dict[str, Any] = self.thread.submit(getattr(self.session, question), **given).result()
+        return answer
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -343,16 +319,16 @@ class Handler(BaseHTTPRequestHandler):
             traceback.print_exc()  # on the terminal
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": f"{type(error).__name__}: {error}"})
 
-    def _body(self) -> object:
-        length = self.headers.get("Content-Length", "")
-        if not (length.isdecimal() and len(length) <= 9 and int(length) < _MOST_BYTES):
+    def _body(self) -> Any:
+        length = int(self.headers.get("Content-Length", 0))
+        if not 0 < length < _MOST_BYTES:
             raise UserError(f"a question is a JSON object of less than {_MOST_BYTES} bytes")
         try:
-            body = self.rfile.read(int(length))
-            self.hang_up.cancel()
-            return json.loads(body)
+            return json.loads(self.rfile.read(length))
         except (ValueError, RecursionError) as error:
             raise UserError("a question is a JSON object") from error
+        finally:
+            self.hang_up.cancel()
 
     def _answer(self, status: HTTPStatus, answer: dict[str, Any]) -> None:
         self._send(status, "application/json", json.dumps(answer, allow_nan=False).encode())
