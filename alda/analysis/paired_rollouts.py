@@ -1,7 +1,8 @@
 """Paired rollouts: episodes that pass through the same simulator states under several shifts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from itertools import groupby
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -43,6 +44,24 @@ def paired_rollouts(
                 steps = [env.step(action) for env in envs]
                 seen = [obs for obs, *_ in steps]
                 done = any(terminated or truncated for _, _, terminated, truncated, _ in steps)
+
+
+def read_episodes(
+    policy: Policy,
+    shifts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    read: Callable[[PairedStep], T],
+    step: Callable[[], None],
+    explore: bool = False,
+) -> Iterator[list[T]]:
+    """Yield, for each episode of paired rollouts, what `read` returns for its steps; call `step` after each of them."""
+    for _, steps in groupby(paired_rollouts(policy, shifts, seeds, explore=explore), key=lambda state: state.seed):
+        episode = []
+        for state in steps:
+            episode.append(read(state))
+            step()
+        yield episode
 
 
 def evenly_spread(states: Sequence[T], count: int) -> list[T]:

@@ -1,7 +1,8 @@
 """`alda analyze`: the analyses of a trained run. Each writes a picture, and its numbers as JSON beside it."""
 
 from collections.abc import Callable
-from itertools import chain, groupby
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from alda.analysis.latents.readout import (
     require_latents,
     stacked,
 )
-from alda.analysis.latents.results import print_table, result_file, rounded, write_numbers, write_results
+from alda.analysis.latents.results import DPI, print_table, result_file, rounded, write_numbers
 from alda.analysis.latents.theorem import LEAST_PERMUTATIONS, draw_theorem, judge, summarise
 from alda.analysis.latents.trajectory import correlations, draw_trajectory, rank_correlations, read_codes
 from alda.analysis.latents.traversal import draw_traversal, effect_of, localise, traverse
 from alda.analysis.libraries import sklearn
-from alda.analysis.paired_rollouts import evenly_spread, paired_rollouts
+from alda.analysis.paired_rollouts import evenly_spread, read_episodes
 from alda.envs import check_shift
 from alda.errors import UserError
 from alda.files import write_json
@@ -64,16 +65,15 @@ def traversal(
     agent = require_decoder(policy)
     file = result_file(run, out, "traversal", shift)
     files = [file] if shown == 1 else [file.with_stem(f"{file.stem}_{i}") for i in range(shown)]
-    played, effects = [], []
+    effects = []
     with progress() as begin:
         step = begin("playing an episode", episode_steps(policy))
-        for state in paired_rollouts(policy, (shift,), [seed]):
-            played.append((state.seen[0], state.env.scene.agent_mask()))
-            step()
+        (played,) = read_episodes(
+            policy, (shift,), [seed], read=lambda state: (state.seen[0], state.env.scene.agent_mask()), step=step
+        )
         seen, masks = zip(*evenly_spread(played, states), strict=True)
         obs, mask = stacked(seen, policy), np.stack(masks)
-        with torch.no_grad():
-            latents = agent.latents(obs)
+        latents = agent.latents(obs)
         code, span = latents.code, agent.sweep(latents, values)
         step = begin("decoding", states)
         for i in range(states):
@@ -83,9 +83,7 @@ def traversal(
                 draw_traversal(agent, obs[i], code[i], span, traversed, mask[i]).save(files[i])
             step()
     numbers = localise(np.stack(effects), mask)
-    table = file.with_suffix(".json")
-    write_numbers(table, policy, {"shift": shift, "states": states, "swept": rounded(span), **numbers})
-    print(f"written to {file.parent}: {', '.join(file.name for file in (*files, table))}")
+    write_numbers(file, policy, {"shift": shift, "states": states, "swept": rounded(span), **numbers}, files)
     return numbers
 
 
@@ -111,14 +109,12 @@ def trajectory(
     codes, states = [], []
     with progress() as begin:
         step = begin("playing episodes", episodes * episode_steps(policy))
-        drawn = paired_rollouts(policy, (shift,), [seed])  # without exploring; the others explore, for variety
-        others = paired_rollouts(policy, (shift,), range(seed + 1, seed + episodes), explore=True)
-        for _, episode in groupby(chain(drawn, others), key=lambda state: state.seed):
-            seen, variables = [], []
-            for state in episode:
-                seen.append(state.seen[0])
-                variables.append(proprioception := state.env.proprioception())
-                step()
+        read = partial(
+            read_episodes, policy, (shift,), read=lambda state: (state.seen[0], state.env.proprioception()), step=step
+        )
+        # the first episode, which is drawn, is played without exploring, the others with it, for variety
+        for episode in chain(read([seed]), read(range(seed + 1, seed + episodes), explore=True)):
+            seen, variables = zip(*episode, strict=True)
             codes.append(read_codes(policy, seen))
             states.append(np.array([list(one.values()) for one in variables]))
         lengths = [len(episode) for episode in states]
@@ -126,7 +122,7 @@ def trajectory(
         truth = np.concatenate(states)
         held_out = np.arange(len(truth)) >= sum(lengths[: episodes - episodes // 3])
         moving = np.minimum(truth[held_out].std(0), truth[~held_out].std(0)) > _STILL
-        names = [name for name, moves in zip(proprioception, moving, strict=True) if moves]
+        names = [name for name, moves in zip(variables[0], moving, strict=True) if moves]
         truth, probes = truth[:, moving], {}
         step = begin("probing", 4)
         for source, x in (("code", code), ("features", features)):
@@ -139,14 +135,15 @@ def trajectory(
         "episodes": episodes,
         "states": len(truth),
         "variables": names,
-        "still": [name for name, moves in zip(proprioception, moving, strict=True) if not moves],
+        "still": [name for name in variables[0] if name not in names],
         "pearson": rounded(pearson),
         "spearman": rounded(rank_correlations(code, truth)),
         "r2": {name: dict(zip(names, rounded(r2), strict=True)) for name, r2 in probes.items()},
         "r2_mean": {name: rounded(r2.mean()) for name, r2 in probes.items()},
     }
     first = slice(lengths[0])
-    write_results(file, policy, numbers, draw_trajectory(code[first], truth[first], names, pearson, probes))
+    draw_trajectory(code[first], truth[first], names, pearson, probes).savefig(file, dpi=DPI)
+    write_numbers(file, policy, numbers, [file])
     return numbers
 
 
@@ -177,23 +174,18 @@ def association(
     agent = require_critic(policy)
     check_shift(shift, policy.config.env.task)
     file = result_file(run, out, f"association_{shift}")
-    pairs = []
     with progress() as begin:
         step = begin(f"playing episodes in train and {shift}", episodes * episode_steps(policy))
-        played = paired_rollouts(policy, ("train", shift), range(seed, seed + episodes))
-        for _, episode in groupby(played, key=lambda state: state.seed):
-            seen = []
-            for state in episode:
-                seen.append(state.seen)
-                step()
-            pairs += evenly_spread(seen, states)
+        seeds = range(seed, seed + episodes)
+        played = read_episodes(policy, ("train", shift), seeds, read=lambda state: state.seen, step=step)
+        pairs = [pair for episode in played for pair in evenly_spread(episode, states)]
     clean, shifted = (View(agent, stacked(side, policy)) for side in zip(*pairs, strict=True))
     numbers = compare(agent, clean, shifted)
     rows = [[name, of.get("before"), of["after"]] for name, of in numbers["distance"].items()]
     title = f"{shift} against train: 0 is unnoticed, 1 is another state"
     print_table(title, ["", "before retrieval", "after"], [*rows, ["Q", None, numbers["q"]]])
-    figure = draw_association(agent, clean, shifted, numbers, shift, policy.config.method)
-    write_results(file, policy, {"shift": shift, "episodes": episodes, "pairs": len(pairs), **numbers}, figure)
+    draw_association(agent, clean, shifted, numbers, shift, policy.config.method).savefig(file, dpi=DPI)
+    write_numbers(file, policy, {"shift": shift, "episodes": episodes, "pairs": len(pairs), **numbers}, [file])
     return numbers
 
 
@@ -235,7 +227,8 @@ def disentanglement(
             )
     rows = [[name, *(result[key] for result in results.values())] for key, name in SCORES.items()]
     print_table("disentanglement, 1 is best", ["", *(f"{states} joints" for states in results)], rows)
-    write_results(file, policy, results, draw_scores(results, policy.config.method))
+    draw_scores(results, policy.config.method).savefig(file, dpi=DPI)
+    write_numbers(file, policy, results, [file])
     return results
 
 
@@ -282,16 +275,16 @@ def theorem1(
                 failed.append(f"{run}: {error}")
             else:
                 results.append({"run": str(run), **found})
-                write_numbers(result_file(run, None, "theorem1", *nuisances).with_suffix(".json"), policy, results[-1])
+                write_numbers(result_file(run, None, "theorem1", *nuisances), policy, results[-1], [])
     if results:
         lines = [summarise(result) for result in results]
         title = "Theorem 1: premise (delta) and conclusion (T1, without its null)"
         head = [name.replace("_", " ") for name in lines[0] if name != "run"]
         print_table(title, head, [list(line.values())[1:] for line in lines])
-        draw_theorem(results).savefig(file, dpi=110)
+        draw_theorem(results).savefig(file, dpi=DPI)
         if several:
             write_json(file.with_suffix(".json"), lines)
-        print(f"written to {file}, and as JSON to analysis/ of every run that was tested")
+        print(f"written to {file}")
     if failed:
         raise UserError("; ".join(failed))
     return results

@@ -6,6 +6,7 @@ with one of them is not owed to another.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Float, UInt8
 
 from alda.analysis.latents.readout import episode_steps
-from alda.analysis.paired_rollouts import paired_rollouts
+from alda.analysis.paired_rollouts import read_episodes
 from alda.config import EnvConfig
 from alda.envs.dmc import DMCEnv
 from alda.envs.scene import Scene
@@ -98,11 +99,9 @@ def draw_samples(
 def _visited_joints(policy: Policy, seed: int, begin: Begin, episodes: int) -> Float[np.ndarray, "n d"]:
     """Return the joints of every state of some episodes in which the policy explores, as in training."""
     torch.manual_seed(seed)
-    step, visited = begin("playing episodes", episodes * episode_steps(policy)), []
-    for state in paired_rollouts(policy, ("train",), range(seed, seed + episodes), explore=True):
-        visited.append(read_joints(state.env))
-        step()
-    return np.array(visited)
+    step, seeds = begin("playing episodes", episodes * episode_steps(policy)), range(seed, seed + episodes)
+    read = partial(read_episodes, read=lambda state: read_joints(state.env), step=step, explore=True)
+    return np.concatenate(list(read(policy, ("train",), seeds)))
 
 
 class Joint(NamedTuple):

@@ -14,6 +14,8 @@ from alda.files import write_json
 from alda.policy import Policy
 from alda.progress import wide_console
 
+DPI = 110  # of figures
+
 
 def result_file(run: Path, out: Path | None, name: str, *conditions: str) -> Path:
     """Return the PNG to write, out or RUN/analysis/NAME_CONDITIONS, after making its folder.
@@ -30,18 +32,15 @@ def result_file(run: Path, out: Path | None, name: str, *conditions: str) -> Pat
     return file
 
 
-def write_results(file: Path, policy: Policy, numbers: dict[str, Any], figure: Any) -> None:
-    """Write a matplotlib figure to a PNG and the numbers to JSON beside it."""
-    figure.savefig(file, dpi=110)
-    write_numbers(file.with_suffix(".json"), policy, numbers)
-    print(f"written to {file.parent}: {file.name}, {file.stem}.json")
+def write_numbers(file: Path, policy: Policy, numbers: dict[str, Any], pictures: Sequence[Path]) -> None:
+    """Write numbers to JSON beside a picture, after the method, task, seed and agent step they belong to.
 
-
-def write_numbers(file: Path, policy: Policy, numbers: dict[str, Any]) -> None:
-    """Write numbers to JSON, after the method, task, seed and agent step they belong to."""
-    config = policy.config
+    pictures: that have been written, to be named with it on the terminal.
+    """
+    config, table = policy.config, file.with_suffix(".json")
     subject = {"method": config.method, "task": config.env.task, "seed": config.seed, "step": policy.step}
-    write_json(file, subject | numbers)
+    write_json(table, subject | numbers)
+    print(f"written to {file.parent}: {', '.join(written.name for written in (*pictures, table))}")
 
 
 def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
