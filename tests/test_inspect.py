@@ -362,11 +362,13 @@ def test_the_command_opens_the_page_and_serves_until_it_is_interrupted(heard, ru
     found = []
 
     def visit(address):
-        _, _, host, folder, _ = address.split("/")
-        connection = http.client.HTTPConnection(host, timeout=60)
-        connection.request("POST", f"/{folder}/api/about", b"{}")
-        found.append(connection.getresponse().status)
-        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            _, _, host, folder, _ = address.split("/")
+            connection = http.client.HTTPConnection(host, timeout=60)
+            connection.request("POST", f"/{folder}/api/about", b"{}")
+            found.append(connection.getresponse().status)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
 
     def open_page(address):
         assert f"is shown at {address}" in capsys.readouterr().out

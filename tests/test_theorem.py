@@ -10,11 +10,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import alda
+from alda.analysis.latents.disentanglement import bin_codes
 from alda.analysis.latents.probes import estimate_sources
 from alda.analysis.latents.readout import still
 from alda.analysis.latents.theorem import (
     against_null,
-    bin_latent,
     delta_q,
     dependence,
     holm,
@@ -147,7 +147,7 @@ def test_indices_and_the_values_they_stand_for_give_the_same_numbers():
     by_index, by_value = (measure(d, e, z, permutations=20) for z in (index, np.linspace(-1, 1, 8)[index]))
     assert by_index == by_value
     tied = np.repeat([0.0, 0.5, 1.0], [900, 90, 10])  # what a rectified latent seldom says is still told from zero
-    assert len(np.unique(bin_latent(tied))) == 3
+    assert len(np.unique(bin_codes(tied))) == 3
 
 
 def test_small_bins_are_left_out_and_constants_correlate_with_nothing():

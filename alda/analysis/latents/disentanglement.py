@@ -74,7 +74,7 @@ def measure(
         nmi[count] = nmi_matrix(binned, codes, seed=seed)
         pruned = nmi[count][:, active]
         # MIG is defined on binned codes, whatever estimates the information of the others
-        gap = mig(nmi_matrix(binned, discretise(codes, count) if _continuous(codes) else codes))
+        gap = mig(nmi_matrix(binned, bin_codes(codes, count)))
         by_bins[str(count)] = {"infom": infom(pruned), "infoc": infoc(pruned), "mig": gap}
     among = nmi_matrix(labels, labels)
     progress("InfoE")
@@ -84,7 +84,7 @@ def measure(
         "sources": [name for name, kept in zip(names, varies, strict=True) if kept],
         "constant_sources": [name for name, kept in zip(names, varies, strict=True) if not kept],
         "active": np.flatnonzero(active).tolist(),
-        "estimator": f"{NEIGHBOURS} nearest neighbours" if _continuous(codes) else "plug-in",
+        "estimator": f"{NEIGHBOURS} nearest neighbours" if is_continuous(codes) else "plug-in",
         "bins": BINS,
         "seed": seed,
         **by_bins[str(BINS)],
@@ -110,6 +110,11 @@ def discretise(x: Real[np.ndarray, "n *s"], bins: int = BINS) -> Int[np.ndarray,
     return ((2 * rankdata(x, axis=0) - 1) * bins // (2 * len(x))).astype(int)
 
 
+def bin_codes(codes: Real[np.ndarray, "n *z"], bins: int = BINS) -> Int[np.ndarray, "n *z"]:
+    """Return equal-frequency bins of floats, and indices as they are."""
+    return discretise(codes, bins) if is_continuous(codes) else codes
+
+
 def entropy(labels: Int[np.ndarray, " n"]) -> float:
     """Return the plug-in entropy of labels in nats."""
     return float(entropy_of_counts(np.unique(labels, return_counts=True)[1]))
@@ -128,7 +133,7 @@ def nmi_matrix(
     Indices: plug-in. Floats: from 10 nearest neighbours (Ross, 2014); columns that never change inform about nothing.
     Every source must vary.
     """
-    if not _continuous(codes):
+    if not is_continuous(codes):
         information = np.array([[mutual_information(source, code) for code in codes.T] for source in labels.T])
     else:
         information = np.zeros((labels.shape[1], codes.shape[1]))
@@ -144,7 +149,7 @@ def nmi_matrix(
 def active_latents(codes: Real[np.ndarray, "n z"]) -> Bool[np.ndarray, " z"]:
     """Return which latents are in use: indices that change at all; floats that span over a twentieth of the widest."""
     spans = np.ptp(codes, axis=0)
-    return spans > (spans.max(initial=0) / 20 if _continuous(codes) else 0)
+    return spans > (spans.max(initial=0) / 20 if is_continuous(codes) else 0)
 
 
 def infom(nmi: Float[np.ndarray, "s a"]) -> float:
@@ -196,7 +201,7 @@ def infoe_regression(
     It is over the samples of the fit or, held out, over the other half.
     """
     features = _features(codes)
-    if not _continuous(codes):
+    if not is_continuous(codes):
         features = features.toarray()  # what solves sparse systems errs where columns add up to a constant
     fit, test = _halves(np.zeros(len(codes)), seed) if held_out else (slice(None), slice(None))
     guess = sklearn("linear_model").LinearRegression().fit(features[fit], sources[fit]).predict(features[test])
@@ -246,7 +251,8 @@ def dci(
     }
 
 
-def _continuous(x: np.ndarray) -> bool:
+def is_continuous(x: np.ndarray) -> bool:
+    """Return whether codes are floats, and not indices of stored values."""
     return not np.issubdtype(x.dtype, np.integer)
 
 
@@ -259,7 +265,7 @@ def _certainty(rows: Float[np.ndarray, "r c"]) -> Float[np.ndarray, " r"]:
 
 def _features(codes: np.ndarray) -> Any:
     """Return inputs of a linear model [N, features]: indices as a sparse one-hot matrix, floats standardised."""
-    if _continuous(codes):
+    if is_continuous(codes):
         return _standardised(codes)
     return sklearn("preprocessing").OneHotEncoder().fit_transform(codes).tocsr()
 

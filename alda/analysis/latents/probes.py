@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Real
 
+from alda.analysis.latents.disentanglement import is_continuous
 from alda.analysis.libraries import sklearn
 
 Kind = Literal["linear", "nonlinear"]
@@ -47,10 +48,8 @@ def estimate_sources(
     of Theorem 1 does not contain: judge them by t1, not by p.
     """
     preprocessing = sklearn("preprocessing")
-    if np.issubdtype(latents.dtype, np.integer):
-        scale = preprocessing.OneHotEncoder(handle_unknown="ignore", sparse_output=False)
-    else:
-        scale = preprocessing.StandardScaler()
+    one_hot = preprocessing.OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    scale = preprocessing.StandardScaler() if is_continuous(latents) else one_hot
     model = sklearn("pipeline").make_pipeline(scale, sklearn("linear_model").Ridge(1.0))
     halves = np.array_split(np.random.default_rng(seed).permutation(len(latents)), 2)
     estimates = sklearn("model_selection").cross_val_predict(model, latents, sources, cv=[halves, halves[::-1]])

@@ -29,7 +29,7 @@ from torch import Tensor
 from alda.agents.alda import ALDA
 from alda.agents.darla import DARLA
 from alda.agents.sac import SAC
-from alda.analysis.latents.disentanglement import discretise, entropy, mutual_information
+from alda.analysis.latents.disentanglement import bin_codes, discretise, entropy, mutual_information
 from alda.analysis.latents.factor_dataset import FactorDataset
 from alda.analysis.latents.probes import estimate_sources
 from alda.analysis.latents.readout import read_latents, require_critic, still
@@ -38,7 +38,6 @@ from alda.analysis.libraries import new_figure
 from alda.errors import UserError
 from alda.policy import Policy
 
-LATENT_BINS = 20  # of a continuous latent, and of a source in the mixing index
 LEVELS = 5  # of a source inside a bin
 SMALLEST_BIN = 5  # samples
 LEVEL = 0.05  # familywise, over latents
@@ -147,7 +146,7 @@ def measure(
     family is corrected by itself. Raises UserError for a constant source, and where no bin of a latent has 5 samples.
     """
     task_scale, nuisance_scale = _scale(task, "task"), _scale(nuisance, "nuisance")
-    bins = [bin_latent(latent) for latent in latents.T]
+    bins = list(bin_codes(latents).T)
 
     def dependences(left: np.ndarray, right: np.ndarray, what: str) -> list[Dependence]:
         found = []
@@ -318,11 +317,6 @@ def holm(p: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
     return adjusted
 
 
-def bin_latent(latent: Real[np.ndarray, " n"]) -> Integer[np.ndarray, " n"]:
-    """Return bins of one latent: a codebook index is its own; a continuous value gets one of 20 of equal frequency."""
-    return latent if np.issubdtype(latent.dtype, np.integer) else discretise(latent, LATENT_BINS)
-
-
 def mixing_index(
     task: Float[np.ndarray, "n d"], nuisance: Float[np.ndarray, "n e"], bins: Integer[np.ndarray, " n"]
 ) -> float:
@@ -330,7 +324,7 @@ def mixing_index(
 
     Both are plug-in estimates: a pure latent has their bias, about 19 (bins - 1) / (2 n H(s)).
     """
-    labels = (discretise(sources, LATENT_BINS).T for sources in (task, nuisance))
+    labels = (discretise(sources).T for sources in (task, nuisance))
     return min(max(mutual_information(source, bins) / entropy(source) for source in kind) for kind in labels)
 
 
