@@ -21,7 +21,7 @@ from PIL import Image
 
 import alda
 from alda.analysis import inspector
-from alda.analysis.inspector import Session, png, serving, stored_values
+from alda.analysis.inspector import Server, Session, png, stored_values
 from alda.analysis.paired_rollouts import paired_rollouts
 from alda.commands.inspect import inspect
 from alda.config import Config, EnvConfig
@@ -43,7 +43,7 @@ def run(trained):
 
 @pytest.fixture(scope="module")
 def server(run):
-    with serving(lambda: Session(alda.load(run), seed=4), port=0) as server:
+    with Server(lambda: Session(alda.load(run), seed=4), port=0) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         yield server
@@ -58,11 +58,10 @@ def seen(run):
     return policy, list(paired_rollouts(policy, ("train", SHIFTED), [4]))
 
 
-def request(server, method, path, body=b"", **headers):
+def request(server, method, path, body=b"", folder=None, **headers):
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
-    connection.request(
-        method, server.folder + path, body, {name.replace("_", "-"): value for name, value in headers.items()}
-    )
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, (folder or server.folder) + path, body, headers)
     response = connection.getresponse()
     content = response.read()
     connection.close()
@@ -161,9 +160,6 @@ def test_a_code_is_decoded_as_the_agent_does(server, seen):
         ("about", b"[" * 50_000, 400, "a question is a JSON object"),
         ("play", b"{}", 500, "TypeError"),
         ("play", b'{"shift": "colour_hard"}', 400, "did you mean 'color_hard'"),
-        ("play", b'{"shift": "distracting_cs:7"}', 400, "at most 1, not '7'"),
-        ("play", b'{"shift": "../../etc/passwd"}', 400, "unknown shift"),
-        ("state", b'{"shift": "train", "time": -1}', 400, "there is no step -1"),
         ("state", b'{"shift": "train", "time": 9}', 400, "9 steps are played; there is no step 9"),
         ("state", b'{"shift": "video_hard", "time": 0}', 400, "0 steps are played; there is no step 0"),
         ("decode", b'{"code": [0, 1]}', 400, "a code is 12 numbers"),
@@ -177,11 +173,7 @@ def test_bad_questions_get_one_sentence(server, question, body, status, sentence
 
 
 def test_a_question_without_its_length_is_refused(server):
-    with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as connection:
-        connection.sendall(
-            b"POST " + server.folder.encode() + b"api/about HTTP/1.0\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n{}"
-        )
-        assert b"400" in connection.recv(100)
+    assert request(server, "POST", "api/about", b"{}", Content_Length="-1")[0].status == 400
 
 
 @pytest.mark.parametrize(
@@ -190,8 +182,6 @@ def test_a_question_without_its_length_is_refused(server):
         ({"Host": "localhost:9000"}, 200),  # a forwarded port
         ({"Host": "evil.example"}, 403),
         ({"Host": "127.0.0.1.evil.example:8000"}, 403),
-        ({"Host": "["}, 403),
-        ({"Host": ""}, 403),
         ({"Host": "localhost:9000", "Origin": "http://localhost:9000"}, 200),
         ({"Host": "localhost:9000", "Origin": "http://localhost:9001"}, 403),
         ({"Host": "localhost:9000", "Origin": "null"}, 403),
@@ -218,16 +208,9 @@ def test_there_is_nothing_to_get_but_the_page(server):
 
 
 def test_who_does_not_know_the_address_gets_nothing(server):
-    for method, path in (
-        ("GET", "/"),
-        ("POST", "/api/about"),
-        ("POST", "/x/api/about"),
-        ("GET", server.folder[:-2] + "/"),
-    ):
-        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
-        connection.request(method, path, b"{}")
-        assert connection.getresponse().status == 404
-        connection.close()
+    for folder in ("/", "/x/", server.folder[:-2] + "/"):
+        for method, path in (("GET", ""), ("POST", "api/about")):
+            assert request(server, method, path, b"{}", folder=folder)[0].status == 404
 
 
 def test_a_question_that_never_ends_is_dropped_quietly(server, monkeypatch, capfd):
@@ -255,20 +238,6 @@ def test_more_connections_than_can_be_served_are_closed(server):
     assert answers == [200]
 
 
-def test_only_a_few_episodes_are_kept():
-    session = session_of("sac")
-    while not session.play("train")["done"]:
-        pass
-    shifts = [f"distracting_color:{strength}" for strength in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)]
-    for shift in shifts:
-        session.play(shift)
-    begun = session._episodes
-    assert list(begun) == ["train", *shifts[-inspector._MOST_SHIFTS :]]
-    with pytest.raises(UserError, match="0 steps are played"):
-        session.state(shifts[0], 0)
-    session.close()
-
-
 # the session alone
 
 
@@ -290,22 +259,31 @@ def test_what_failed_is_said_and_begun_anew(server, monkeypatch, capfd):
     assert play(server, "train")["played"] == STEPS
 
 
-def test_shifts_wait_for_the_policy():
-    session = session_of("sac")
-    with pytest.raises(UserError, match="has to be played to its end first"):
-        session.play("color_hard")
-    with pytest.raises(UserError, match="has to be played to its end first"):
-        session.latents()
-
-
-def test_a_shift_without_its_data_is_refused_and_the_others_go_on(tmp_path):
+def test_shifts_wait_for_the_policy_and_one_without_its_data_is_refused(tmp_path):
     env = dataclasses.replace(ENV, episode_length=4)
     session = session_of("sac", env=env, data=Data(color_table=tmp_path / "nonesuch.json"))
+    for early in (session.latents, lambda: session.play("video_easy")):
+        with pytest.raises(UserError, match="has to be played to its end first"):
+            early()
     while not session.play("train")["done"]:
         pass
     with pytest.raises(UserError, match="nonesuch"):
         session.play("color_hard")
     assert session.play("video_easy")["length"] == 1
+    session.close()
+
+
+def test_only_a_few_episodes_are_kept(monkeypatch):
+    monkeypatch.setattr(inspector, "_MOST_SHIFTS", 2)
+    session = session_of("sac")
+    while not session.play("train")["done"]:
+        pass
+    shifts = [f"distracting_color:{strength}" for strength in (0.1, 0.2, 0.3)]
+    for shift in shifts:
+        session.play(shift)
+    assert list(session._episodes) == ["train", *shifts[1:]]
+    with pytest.raises(UserError, match="0 steps are played"):
+        session.state(shifts[0], 0)
     session.close()
 
 
@@ -327,11 +305,6 @@ def test_a_method_without_a_decoder_is_inspected_without_pictures(monkeypatch):
     session.close()
 
 
-def test_a_method_without_latents_is_refused():
-    with pytest.raises(UserError, match="repo has no latents of single frames, so there is nothing to inspect"):
-        session_of("repo")
-
-
 def test_stored_values_are_those_that_codes_can_take():
     agent = make_agent("alda", latent="fsq", num_values=5)
     values = stored_values(agent)
@@ -342,20 +315,16 @@ def test_stored_values_are_those_that_codes_can_take():
         assert stored_values(make_agent("alda", latent=latent)) is None
 
 
-@pytest.mark.parametrize("wrong", [{"port": 80}, {"seed": -1}])
-def test_wrong_options_are_refused(tmp_path, wrong):
-    with pytest.raises(UserError, match="--port must be 0"):
-        inspect(tmp_path, **wrong)
-
-
-def test_a_port_that_is_taken_is_refused():
+def test_what_cannot_be_inspected_or_served_is_refused(tmp_path):
+    with pytest.raises(UserError, match="repo has no latents of single frames, so there is nothing to inspect"):
+        session_of("repo")
+    for wrong in ({"port": 80}, {"seed": -1}):
+        with pytest.raises(UserError, match="--port must be 0"):
+            inspect(tmp_path, **wrong)
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with (
-            pytest.raises(UserError, match=f"port {port}: Address already in use; name another"),
-            serving(lambda: session_of("sac"), port),
-        ):
-            pass
+        with pytest.raises(UserError, match=f"port {port}: Address already in use; name another"):
+            Server(lambda: session_of("sac"), port)
 
 
 def test_the_command_opens_the_page_and_serves_until_it_is_interrupted(heard, run, monkeypatch, capsys):
@@ -412,7 +381,7 @@ def test_the_page_in_a_browser(server, seen, tmp_path, monkeypatch):
         pytest.skip("there is no chromium here to open the page in")
     monkeypatch.setattr(server, "page", server.page.replace(b"</script>", VISIT.encode() + b"</script>"))
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={tmp_path}"]
-    words = [program, *options, "--dump-dom", "--virtual-time-budget=60000", server.address]
+    words = [program, *options, "--dump-dom", "--virtual-time-budget=600000", server.address]
     page = subprocess.run(words, capture_output=True, text=True, timeout=120).stdout
     assert "<title>visited</title>" in page, re.findall(r'id="news".*?>(.*?)<', page)
     assert re.findall(r'id="news".*?>(.*?)<', page) == [""]

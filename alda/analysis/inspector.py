@@ -14,9 +14,9 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -221,28 +221,18 @@ def png(image: UInt8[np.ndarray, "c h w"]) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-@contextmanager
-def serving(open_session: Callable[[], Session], port: int) -> Iterator["Server"]:
-    """Provide a server that answers while its `serve_forever` runs. port: 0 takes any free one.
-
-    Raises UserError for a port that cannot be had, and what opening the session raises.
-    """
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        session = thread.submit(open_session).result()
-        try:
-            with Server(session, thread, port) as server:
-                yield server
-        finally:
-            thread.submit(session.close).result()
-
-
 class Server(ThreadingHTTPServer):
-    """Brings questions to the session, one at a time, in its thread. folder: path of the page, a secret."""
+    """Answers questions, one at a time, in the thread of the session, while `serve_forever` runs. Use as a context.
+
+    port: 0 takes any free one. folder: path of the page, a secret. Raises UserError for a port that cannot be had, and
+    what opening the session raises.
+    """
 
     request_queue_size = 2 * _MOST_CONNECTIONS  # that wait to be accepted
 
-    def __init__(self, session: Session, thread: ThreadPoolExecutor, port: int) -> None:
-        self.session, self.thread = session, thread
+    def __init__(self, open_session: Callable[[], Session], port: int) -> None:
+        self.thread = ThreadPoolExecutor(max_workers=1)
+        self.session = self.thread.submit(open_session).result()
         self.free = threading.BoundedSemaphore(_MOST_CONNECTIONS)
         self.folder = f"/{secrets.token_urlsafe(16)}/"
         self.page = files("alda.analysis").joinpath("inspector.html").read_bytes()
@@ -251,6 +241,11 @@ class Server(ThreadingHTTPServer):
         except OSError as error:
             raise UserError(f"port {port}: {error.strerror}; name another by --port, or 0 for any free one") from error
         self.address = f"http://127.0.0.1:{self.server_port}{self.folder}"
+
+    def __exit__(self, *error: Any) -> None:
+        self.thread.submit(self.session.close).result()
+        self.thread.shutdown()
+        super().__exit__(*error)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread of its own; close the connection where too many are open."""

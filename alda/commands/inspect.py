@@ -5,7 +5,7 @@ import sys
 import webbrowser
 from pathlib import Path
 
-from alda.analysis.inspector import Session, serving
+from alda.analysis.inspector import Server, Session
 from alda.errors import UserError
 from alda.policy import load
 
@@ -22,7 +22,7 @@ def inspect(run: Path, /, *, port: int = 8000, seed: int = 0, browser: bool = Tr
     if not (port == 0 or 1024 <= port < 65536) or seed < 0:
         raise UserError("--port must be 0 (any free one) or from 1024 to 65535, and --seed must not be negative")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # closes simulators
-    with serving(lambda: Session(load(run), seed), port) as server:
+    with Server(lambda: Session(load(run), seed), port) as server:
         print(f"{run} is shown at {server.address} (Ctrl-C ends it)", flush=True)
         if browser:
             webbrowser.open(server.address)
