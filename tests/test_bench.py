@@ -1,9 +1,9 @@
+import json
 import os
 import signal
-import subprocess
-import sys
-import time
+import tempfile
 from dataclasses import replace
+from importlib import import_module
 from statistics import median
 
 import pytest
@@ -18,6 +18,7 @@ from alda.errors import UserError
 
 PLAN = Plan(rounds=2, seconds=0.05, lap=4, laps=2)
 AGENT = ALDAConfig(**{**SMALL, "random_steps": 2})
+module = import_module("alda.commands.bench")
 CONFIG = Config(
     agent=AGENT, env=EnvConfig(task="cartpole_balance", profile="fast"), device="cpu", speed="plain"
 ).resolved()
@@ -44,11 +45,8 @@ def test_a_record_says_how_fast_both_speeds_are():
         assert sum(one["time_shares"].values()) == pytest.approx(1, abs=0.01)
 
 
-def test_ratios_are_of_medians_and_of_neighbours_in_time():
+def test_rates_are_compared_and_laps_scaled_by_hand():
     assert ratio([1.0, 2.0, 4.0], [3.0, 4.0, 6.0]) == {"of_medians": 2.0, "lowest": 1.0, "highest": 3.0}
-
-
-def test_what_a_short_lap_does_once_counts_as_in_a_long_one():
     lap = {"count": 100, "seconds": 10.0, "shares": {"update": 0.75, "checkpoint": 0.2, "other": 0.05}}
     assert steps_per_second(lap) == pytest.approx(100 / (7.5 + 2.5 * 100 / 10_000))
     assert steps_per_second({**lap, "count": 20_000}) == 2_000
@@ -64,10 +62,13 @@ def test_evaluation_takes_half_as_many_steps_as_training(lap, episodes, tmp_path
     assert training_run(replace(CONFIG, speed="fast"), plan, tmp_path).eval_workers > 0
 
 
-def test_the_first_lap_of_training_does_not_count(tmp_path):
-    laps = measure_training(training_run(CONFIG, PLAN, tmp_path / "run"))
-    assert [lap["count"] for lap in laps] == [4, 4]
-    assert all(lap["seconds"] > 0 for lap in laps)
+def test_the_first_lap_of_training_does_not_count(tmp_path, monkeypatch):
+    lines = [{"step": 4, "speed/steps_per_second": 1.0}, {"step": 4, "eval/train/return": 3.0}]
+    lines += [{"step": step, "speed/steps_per_second": 2.0, "time/update": 0.9} for step in (8, 12)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setattr(module, "train", lambda config: config.run_dir)
+    laps = measure_training(training_run(CONFIG, PLAN, tmp_path))
+    assert laps == [{"count": 4, "seconds": 2.0, "shares": {"update": 0.9}}] * 2
 
 
 @pytest.mark.parametrize(
@@ -75,14 +76,10 @@ def test_the_first_lap_of_training_does_not_count(tmp_path):
     [
         ({"methods": ("alta",)}, r"unknown method 'alta'; did you mean 'alda'\?"),
         ({"methods": ()}, "at least one method"),
-        ({"task": "walker_wolk"}, "did you mean 'walker_walk'"),
         ({"rounds": 0}, "--rounds and --laps must be at least 1"),
-        ({"laps": 0}, "--rounds and --laps must be at least 1"),
         ({"batch_size": 0}, "batch-size must be at least 1, not 0"),
         ({"seconds": float("nan")}, "--seconds must be more than 0"),
         ({"lap": 0}, "--lap must be an even number from 4 on, not 0"),
-        ({"lap": 7}, "--lap must be an even number"),
-        ({"device": "tpu"}, "unknown device 'tpu'"),
     ],
 )
 def test_wrong_input_is_refused(options, message):
@@ -90,20 +87,19 @@ def test_wrong_input_is_refused(options, message):
         bench(**options)
 
 
-def test_a_stopped_command_leaves_no_file(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "alda.cli",
-        "bench",
-        "--methods",
-        "alda_laptop",
-        *["--rounds", "1", "--seconds", "0.01", "--laps", "99"],
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(tmp_path)})
-    began = time.monotonic()
-    while not any(tmp_path.glob("alda-bench-*/plain/metrics.jsonl")) and time.monotonic() - began < 120:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 128 + signal.SIGTERM
-    assert not any(tmp_path.glob("alda-bench-*"))
+def test_a_stopped_command_leaves_no_file(tmp_path, monkeypatch):
+    def stopped(config):
+        assert config.run_dir.is_relative_to(tmp_path)
+        config.run_dir.mkdir()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(module, "_measure_parts", lambda configs, _: {speed: {} for speed in configs})
+    monkeypatch.setattr(module, "measure_training", stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit, match="143"):
+            bench(device="cpu")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not any(tmp_path.iterdir())

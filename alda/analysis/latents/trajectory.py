@@ -1,5 +1,6 @@
 """Latents along an episode beside the state of the body, and how much of that state they contain (paper, figure 7)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ _LINES = 5  # latents and state variables drawn over time, as in the paper's fig
 
 
 @torch.no_grad()
-def read_codes(policy: Policy, seen: list[np.ndarray]) -> tuple[Float[np.ndarray, "t l"], Float[np.ndarray, "t d"]]:
+def read_codes(policy: Policy, seen: Sequence[np.ndarray]) -> tuple[Float[np.ndarray, "t l"], Float[np.ndarray, "t d"]]:
     """Return codes of the newest frames and features of the stacks."""
     agent, obs = require_latents(policy), stacked(seen, policy)
     code = in_chunks(lambda part: agent.latents(part).code, obs)
