@@ -49,7 +49,13 @@ _THUMBNAILS = 16  # of an episode
 _MOST_BYTES = 100_000  # of a question
 _MOST_SHIFTS = 4  # whose episodes are kept, besides the clean one
 _MOST_CONNECTIONS = 32  # at a time
-_QUESTIONS = ("about", "play", "latents", "state", "decode")  # methods of a session that the page calls
+_QUESTIONS: dict[str, dict[str, type]] = {  # methods of a session that the page calls, with their arguments
+    "about": {},
+    "play": {"shift": str},
+    "latents": {},
+    "state": {"shift": str, "time": int},
+    "decode": {"code": list},
+}
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
@@ -171,8 +177,8 @@ class Session:
         """Return the picture that a code stands for."""
         if not self.decodes:
             raise UserError(f"{self.config.method} has no decoder")
-        if len(code) != self.num_latents:
-            raise UserError(f"a code is {self.num_latents} numbers")
+        if len(code) != self.num_latents or not all(type(x) in (int, float) and abs(x) < 1e6 for x in code):
+            raise UserError(f"a code is {self.num_latents} numbers below 1e6 in magnitude")
         return {"image": self._picture(torch.tensor([code], dtype=torch.get_default_dtype()))}
 
     def close(self) -> None:
@@ -239,13 +245,17 @@ class Server(ThreadingHTTPServer):
         try:
             super().__init__(("127.0.0.1", port), Handler)
         except OSError as error:
+            self._close_session()
             raise UserError(f"port {port}: {error.strerror}; name another by --port, or 0 for any free one") from error
         self.address = f"http://127.0.0.1:{self.server_port}{self.folder}"
 
     def __exit__(self, *error: Any) -> None:
+        self._close_session()
+        super().__exit__(*error)
+
+    def _close_session(self) -> None:
         self.thread.submit(self.session.close).result()
         self.thread.shutdown()
-        super().__exit__(*error)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread of its own; close the connection where too many are open."""
@@ -260,8 +270,12 @@ class Server(ThreadingHTTPServer):
         finally:
             self.free.release()
 
-    def ask(self, question: str, given: dict[str, Any]) -> dict[str, Any]:
-        """Return the session's answer."""
+    def ask(self, question: str, given: Any) -> dict[str, Any]:
+        """Return the session's answer. Raises UserError for arguments that do not belong to the question."""
+        wanted = _QUESTIONS[question]
+        if not isinstance(given, dict) or {name: type(value) for name, value in given.items()} != wanted:
+            names = ", ".join(f"{name} ({kind.__name__})" for name, kind in wanted.items()) or "no entries"
+            raise UserError(f"{question} takes a JSON object with {names}")
         answer: dict[str, Any] = self.thread.submit(getattr(self.session, question), **given).result()
         return answer
 
@@ -315,11 +329,11 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": f"{type(error).__name__}: {error}"})
 
     def _body(self) -> Any:
-        length = int(self.headers.get("Content-Length", 0))
-        if not 0 < length < _MOST_BYTES:
+        length = self.headers.get("Content-Length", "")
+        if not (length.isdecimal() and len(length) < 9 and int(length) < _MOST_BYTES):
             raise UserError(f"a question is a JSON object of less than {_MOST_BYTES} bytes")
         try:
-            return json.loads(self.rfile.read(length))
+            return json.loads(self.rfile.read(int(length)))
         except (ValueError, RecursionError) as error:
             raise UserError("a question is a JSON object") from error
         finally:
