@@ -6,7 +6,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from alda.errors import LearningError, UserError, WorkerError
+from alda.errors import LearningError, TakenOverError, UserError, WorkerError
 
 COMMANDS = {  # words -> module of alda/commands, and its function where that is not called by the last word
     "train": "train",
@@ -44,7 +44,7 @@ def main() -> None:
     except UserError as error:
         print(f"alda: {error}", file=sys.stderr)
         sys.exit(2)
-    except (OSError, WorkerError, LearningError) as error:
+    except (OSError, WorkerError, LearningError, TakenOverError) as error:
         print(f"alda: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

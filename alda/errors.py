@@ -21,6 +21,10 @@ class LearningError(Exception):
         self.sound = sound
 
 
+class TakenOverError(Exception):
+    """Another process has taken the run directory over, so this one must not write there; exits with code 1."""
+
+
 class WorkerError(Exception):
     """A process that plays environments or measures has failed; exits with code 1."""
 

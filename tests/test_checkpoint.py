@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import STEPS, assert_same_run, config_for, ended, equal, file_limit, latest, position, records
+from conftest import STEPS, Killed, assert_same_run, config_for, ended, equal, file_limit, latest, position, records
 
 import alda
 import alda.training.checkpoint
@@ -91,19 +91,50 @@ def test_two_processes_cannot_train_in_one_place(tmp_path):
         other.kill()
 
 
-def test_a_run_that_another_process_has_taken_over_is_left_to_it(whole, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("take_over", [lambda lock: lock.write_text("another's"), Path.unlink])
+def test_a_run_that_another_process_may_have_taken_over_is_left_to_it(whole, tmp_path, monkeypatch, capsys, take_over):
     """As after a network was gone for so long that its file system gave the lock to another machine."""
     run, kept = tmp_path / "run", []
 
-    def take_over(_):
-        kept.append(latest(run))
-        (run / ".lock").write_text("another's")
+    def act(_):
+        kept.append((latest(run), records(run)))
+        take_over(run / ".lock")
 
-    assert ended(monkeypatch, config_for(run), lambda t: t.at.step == 16, take_over).code == 1
-    assert f"another process has taken {run} over" in capsys.readouterr().out
-    assert list((run / "checkpoints").glob("save_*")) == [latest(run)] == kept
+    assert ended(monkeypatch, config_for(run), lambda t: t.at.step == 16, act).code == 1
+    assert "another process may have taken the run over" in capsys.readouterr().out
+    assert [(latest(run), records(run))] == kept
+    assert list((run / "checkpoints").glob("save_*")) == [latest(run)]
     train(config_for(run))
     assert_same_run(run, whole())
+
+
+def linked(victim, place):
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.unlink(missing_ok=True)
+    place.symlink_to(victim)
+
+
+@pytest.mark.parametrize("place", [".lock", "checkpoints", "checkpoints/replay", "tensorboard", "metrics.jsonl"])
+def test_links_in_a_run_directory_lead_nowhere(run, tmp_path, place):
+    victim = tmp_path / "victim"
+    if place in (".lock", "metrics.jsonl"):
+        victim.write_bytes((run / place).read_bytes())
+    else:
+        shutil.copytree(run / place, victim)
+        (victim / "000000000000-000000000001.safetensors").touch()
+    before = {path: path.read_bytes() for path in (victim, *victim.rglob("*")) if path.is_file()}
+    linked(victim, run / place)
+    with suppress(UserError, OSError):
+        train(config_for(run, steps=STEPS + 2))
+    assert {path: path.read_bytes() for path in (victim, *victim.rglob("*")) if path.is_file()} == before
+
+
+def test_a_lock_that_is_no_file_is_refused(run):
+    (run / ".lock").unlink()
+    os.mkfifo(run / ".lock")
+    with pytest.raises(OSError, match=r"\.lock"):
+        train(config_for(run))
 
 
 # metrics
@@ -150,7 +181,7 @@ def test_lines_are_on_disk_before_a_checkpoint_counts_them(tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", recorded)
         train(config_for(tmp_path, steps=3))
-    moments = [i for i, name in enumerate(flushed) if name == ".latest.json.partial"]
+    moments = [i for i, name in enumerate(flushed) if name == ".partial.latest.json"]
     lines = [i for i, name in enumerate(flushed) if name == "metrics.jsonl"]
     assert len(moments) == 3  # at the start, and after two evaluations
     assert len(lines) == len(records(tmp_path)) == 3
@@ -188,6 +219,32 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_is_noticed(run, name):
+    file = FILES[name](run)
+    content = file.read_bytes()
+    for place in (0, len(content) // 3, len(content) - 2):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        for read in (load,) if name in ("training.safetensors", "replay") else (load, alda.load):
+            with pytest.raises(UserError, match=rf"{name} is damaged"):
+                read(run)
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_digests(run):
+    forget_digests(run)
+    assert "sha256" not in (latest(run) / "state.json").read_text()
+    load(run)
+
+
+def forget_digests(run):
+    """Leave a checkpoint as earlier versions wrote it."""
+    state = json.loads((latest(run) / "state.json").read_text())
+    del state["sha256"]
+    state["replay"]["files"] = [limits[:2] for limits in state["replay"]["files"]]
+    (latest(run) / "state.json").write_text(json.dumps(state))
+    (run / "checkpoints" / "latest.json").write_text(json.dumps({"checkpoint": latest(run).name}))
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_a_damaged_or_foreign_file_is_named_and_nothing_of_it_runs(run, tmp_path, name):
     file = FILES[name](run)
     half = file.read_bytes()[: file.stat().st_size // 2]
@@ -201,14 +258,14 @@ def test_a_damaged_or_foreign_file_is_named_and_nothing_of_it_runs(run, tmp_path
 @pytest.mark.parametrize("error", [PermissionError(13, "no"), OSError(5, "no"), torch.OutOfMemoryError("no")])
 def test_what_is_no_damage_is_not_called_so(run, monkeypatch, error):
     """Neither a file that may not be opened nor memory that is short."""
-    both, opened = loaded(run), Path.open
+    both, opened = loaded(run), open
 
-    def fails(self, *how, **options):
-        if self.name == "agent.safetensors":
+    def fails(path, *how, **options):
+        if Path(path).name == "agent.safetensors":
             raise error
-        return opened(self, *how, **options)
+        return opened(path, *how, **options)
 
-    monkeypatch.setattr(Path, "open", fails)
+    monkeypatch.setattr("builtins.open", fails)
     with pytest.raises(type(error), match="no"):
         load_checkpoint(run, *both)
 
@@ -218,13 +275,20 @@ def test_what_is_no_damage_is_not_called_so(run, monkeypatch, error):
     [
         (lambda state: state.pop("random"), "KeyError: 'random'"),
         (lambda state: state["position"].update(novelty=1), "TypeError: .*'novelty'"),
+        (lambda state: state["position"].update(updates_left=10**12), "ValueError: 1000000000000 updates are left"),
+        (lambda state: state["position"].update(step="7"), "Type.*Error: .*"),
+        (lambda state: state["replay"].update(files=[[0, 10**12]]), "ValueError: it has no slots 0 to 1000000000000"),
+        (lambda state: state["replay"].update(files=[]), "ValueError: .*"),
+        (lambda state: state["logger"].update(lines=-1), "ValueError: .*"),
+        (lambda state: state.update(agent={}), "KeyError: .*"),
     ],
 )
 def test_a_state_of_another_shape_is_refused(run, change, cause):
+    forget_digests(run)
     state = json.loads((latest(run) / "state.json").read_text())
     change(state)
     (latest(run) / "state.json").write_text(json.dumps(state))
-    with pytest.raises(UserError, match=rf"is damaged or from another version of alda \({cause}\)"):
+    with pytest.raises(UserError, match=rf"is damaged or from another version of alda \({cause}"):
         train(config_for(run, steps=STEPS + 1))
 
 
@@ -245,7 +309,8 @@ def test_weights_are_those_of_the_next_checkpoint_when_training_replaces_the_one
     def replaced(path):
         if path.parent == before and before.exists():
             before.rename(before.with_name("save_000099"))
-            (run / "checkpoints" / "latest.json").write_text('{"checkpoint": "save_000099"}')
+            file = run / "checkpoints" / "latest.json"
+            file.write_text(file.read_text().replace(before.name, "save_000099"))
         return read(path)
 
     monkeypatch.setattr(alda.training.checkpoint, "read_tensors", replaced)
@@ -256,9 +321,10 @@ def test_an_interruption_right_after_a_checkpoint_is_complete_leaves_it_there(ru
     write = alda.training.checkpoint.write_json
 
     def interrupted(path, content):
-        write(path, content)
+        digest = write(path, content)
         if path.name == "latest.json":
             raise KeyboardInterrupt
+        return digest
 
     agent, replay = loaded(run)
     state = load_checkpoint(run, agent, replay)
@@ -287,10 +353,42 @@ def test_a_run_directory_that_vanishes_ends_the_run_and_is_not_made_again(tmp_pa
     assert (
         ended(monkeypatch, config, lambda t: t.at.step == 3, lambda t: (shutil.rmtree(t.run_dir), t.save())).code == 1
     )
-    said = capsys.readouterr().out
-    assert "warning: no checkpoint at step 3" in said
-    assert said.rstrip().endswith("there is no checkpoint")
+    assert ".lock is gone" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("place", ["checkpoints", "checkpoints/replay", "config.json", "meta.json"])
+def test_what_vanishes_while_training_is_said_and_written_anew(whole, tmp_path, monkeypatch, capsys, place):
+    run = tmp_path / "run"
+
+    def vanish(trainer):
+        path = run / place
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        trainer.save()
+        raise Killed
+
+    ended(monkeypatch, config_for(run), lambda t: t.at.step == 16, vanish)
+    assert f"warning: {place}" in capsys.readouterr().out
+    train(config_for(run))
+    assert_same_run(run, whole())
+    assert json.loads((run / "meta.json").read_text()).keys() == json.loads((whole() / "meta.json").read_text()).keys()
+
+
+@pytest.mark.parametrize("kept", [None, 2])
+def test_metrics_that_vanish_while_training_are_said_to_be_lost(tmp_path, monkeypatch, capsys, kept):
+    run = tmp_path / "run"
+    metrics = run / "metrics.jsonl"
+
+    def cut(_):
+        lines = metrics.read_bytes().splitlines(keepends=True)
+        metrics.unlink()
+        if kept:
+            metrics.write_bytes(b"".join(lines[:kept]) + b'{"st')
+
+    assert ended(monkeypatch, config_for(run), lambda t: t.at.step == 16, cut).code == 1
+    assert f"was changed by something else; {kept or 0} lines of it are left" in capsys.readouterr().out
+    assert [row["step"] for row in records(run)][(kept or 0) :] == [20, 21, 28, 30, 31, 31]
+    train(config_for(run))  # it counts the lines that are there
 
 
 def test_a_run_without_its_replay_can_be_evaluated_but_not_continued(run):

@@ -37,7 +37,7 @@ def test_a_link_under_the_name_of_a_temporary_file_is_not_followed(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("mine")
     for name, write in (("a.json", write_json), ("a.safetensors", write_tensors)):
-        (tmp_path / f".{name}.partial").symlink_to(victim)
+        (tmp_path / f".partial.{name}").symlink_to(victim)
         write(tmp_path / name, {})
         assert victim.read_text() == "mine"
         assert not (tmp_path / name).is_symlink()

@@ -110,10 +110,9 @@ class Agent(nn.Module, ABC):
         return {name: optimizer.state_dict()["state"] for name, optimizer in self.optimizers.items()}
 
     def load_training_state(self, saved: dict[str, Any]) -> None:
-        for name, state in saved.items():
-            optimizer = self.optimizers[name]
+        for name, optimizer in self.optimizers.items():
             groups = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict({"state": {int(i): s for i, s in state.items()}, "param_groups": groups})
+            optimizer.load_state_dict({"state": {int(i): s for i, s in saved[name].items()}, "param_groups": groups})
 
 
 def parameters_of(*modules: nn.Module) -> list[nn.Parameter]:

@@ -8,10 +8,10 @@
             state.json              where the run is, and which tensors go where
         replay/                 files that are added, never changed
 
-There is no pickle: loading reads numbers and JSON and runs nothing.
+There is no pickle: loading reads numbers and JSON and runs nothing. latest.json holds the SHA-256 of state.json, which
+holds those of all other files, so that no damage goes unnoticed. (Checkpoints of earlier versions hold none.)
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -22,10 +22,20 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from alda.agents.base import Agent
-from alda.errors import UserError
-from alda.files import join_tensors, read_tensors, split_tensors, write_json, write_tensors
+from alda.errors import TakenOverError, UserError
+from alda.files import (
+    check_digest,
+    join_tensors,
+    own_folder,
+    read_json,
+    read_tensors,
+    split_tensors,
+    write_json,
+    write_tensors,
+)
 from alda.training.replay import Replay
 
 # What reading broken or missing files raises, and what must not be taken for it.
@@ -54,25 +64,29 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint and then delete the one before. Raises OSError, with the one before intact.
 
-    check: raises OSError where another process has taken the run over; then nothing of it is touched.
+    check: raises TakenOverError where another process has taken the run over; then nothing of it is touched.
     """
     check()
-    folder = run_dir / "checkpoints"
-    folder.mkdir(exist_ok=True)  # a run directory that is gone is not made again, as its replay would be missing
+    folder = own_folder(run_dir / "checkpoints")  # a run directory that is gone is not made again
     number = 1 + max((int(path.name.removeprefix("save_")) for path in _places(folder)), default=0)
     place = folder / f"save_{number:06d}"
     try:
         place.mkdir()
         saved_replay = replay.save(folder / "replay")
         content, tensors = split_tensors({**state, "agent": agent.training_state(), "replay": saved_replay})
-        write_tensors(place / "agent.safetensors", agent.state_dict())
-        write_tensors(place / "training.safetensors", tensors)
-        write_json(place / "state.json", content)
+        content["sha256"] = {
+            "agent.safetensors": write_tensors(place / "agent.safetensors", agent.state_dict()),
+            "training.safetensors": write_tensors(place / "training.safetensors", tensors),
+        }
+        digest = write_json(place / "state.json", content)
         for made_in in (folder / "replay", place, folder, run_dir):
             _flush_names(made_in)
         check()
-        write_json(folder / "latest.json", {"checkpoint": place.name})
-    except OSError:  # as of a full disk, which gets room for metrics again; whatever else is left is deleted next time
+        write_json(folder / "latest.json", {"checkpoint": place.name, "sha256": digest})
+    except (
+        OSError,
+        TakenOverError,
+    ):  # as of a full disk, which gets room for metrics again; whatever else is left is deleted next time
         shutil.rmtree(place, ignore_errors=True)
         raise
     _flush_names(folder)  # before the checkpoint that it named until now is deleted
@@ -89,14 +103,14 @@ def has_checkpoint(run_dir: Path) -> bool:
 
 def load_weights(run_dir: Path, agent: Agent) -> int:
     """Load the latest weights into an agent; return the agent step they are from."""
-    place = _latest(run_dir)
+    latest = _latest(run_dir)
     try:
-        with reading(place / "agent.safetensors") as path:
-            agent.load_state_dict(read_tensors(path))
-        with reading(place / "state.json") as path:
-            return int(json.loads(path.read_text())["position"]["step"])
+        state = _read_state(*latest)
+        with reading(latest[0] / "agent.safetensors") as path:
+            agent.load_state_dict(_read_intact(path, state))
+        return int(state["position"]["step"])
     except UserError:
-        if _latest(run_dir) == place:
+        if _latest(run_dir) == latest:
             raise
     return load_weights(run_dir, agent)  # training has replaced them meanwhile
 
@@ -104,15 +118,19 @@ def load_weights(run_dir: Path, agent: Agent) -> int:
 def load_checkpoint(run_dir: Path, agent: Agent, replay: Replay) -> dict[str, Any]:
     """Load agent and replay; return the state that was given to save_checkpoint."""
     load_weights(run_dir, agent)
-    place = _latest(run_dir)
-    with reading(place / "state.json") as path:
-        content = json.loads(path.read_text())
-    with reading(place / "training.safetensors") as path:
-        state = join_tensors(content, read_tensors(path))
+    state = read_state(run_dir)
+    with reading(_latest(run_dir)[0] / "training.safetensors") as path:
+        state = join_tensors(state, _read_intact(path, state))
         agent.load_training_state(state.pop("agent"))
+        state.pop("sha256", None)
     with reading(run_dir / "checkpoints" / "replay") as path:
         replay.load(path, state.pop("replay"))
     return state
+
+
+def read_state(run_dir: Path) -> dict[str, Any]:
+    """Return the state.json of the latest checkpoint. Raises UserError where there is none, or a damaged one."""
+    return _read_state(*_latest(run_dir))
 
 
 @contextmanager
@@ -126,24 +144,44 @@ def reading(path: Path) -> Iterator[Path]:
     except _NO_DAMAGE:
         raise
     except _DAMAGE as error:
-        cause = f"{type(error).__name__}: {error}"
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise UserError(
             f"{path} is damaged or from another version of alda ({cause}); put a copy in its place, or begin again in "
             "another --run-dir"
         ) from error
 
 
-def _latest(run_dir: Path) -> Path:
+def _latest(run_dir: Path) -> tuple[Path, str | None]:
+    """Return the folder of the latest checkpoint, and the digest of its state."""
     latest = run_dir / "checkpoints" / "latest.json"
     if not latest.exists():
         raise UserError(f"{run_dir} has no checkpoint: it is a record, or has not saved yet")
     with reading(latest) as path:
-        return path.parent / str(Path(json.loads(path.read_text())["checkpoint"]).name)
+        named = read_json(path)
+        place = path.parent / named.pop("checkpoint")
+        digest = named.pop("sha256", None)
+        if named or place not in _places(path.parent):
+            raise ValueError("it names no checkpoint")
+        return place, digest
+
+
+def _read_state(place: Path, digest: str | None) -> dict[str, Any]:
+    with reading(place / "state.json") as path:
+        check_digest(path, digest)
+        state: dict[str, Any] = read_json(path)
+        int(state["position"]["step"])
+        return state
+
+
+def _read_intact(path: Path, state: dict[str, Any]) -> dict[str, Tensor]:
+    check_digest(path, state["sha256"][path.name] if "sha256" in state else None)
+    return read_tensors(path)
 
 
 def _places(folder: Path) -> list[Path]:
     """Return the folders of checkpoints, complete or not; whatever else lies beside them is left alone."""
-    return [path for path in folder.glob("save_*") if path.is_dir() and path.name.removeprefix("save_").isdecimal()]
+    places = (path for path in folder.glob("save_*") if path.name.removeprefix("save_").isdecimal())
+    return [path for path in places if path.is_dir() and not path.is_symlink()]
 
 
 def _flush_names(folder: Path) -> None:

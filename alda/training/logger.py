@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,31 +15,42 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from alda.errors import UserError
-from alda.files import write_text
+from alda.files import open_regular, own_folder, read_bytes, write_text
 from alda.types import Metrics
 
 
 class Logger:
     """Writer of RUN/metrics.jsonl and RUN/tensorboard.
 
-    saved: the `state` to resume from; lines that were written after it are dropped. Raises UserError where lines from
-    before it are missing, unless the whole file is: then a new one begins.
+    saved: the `state` to resume from; lines that were written after it are dropped. say: is told where lines that were
+    written have vanished. Raises UserError where lines from before `saved` are missing, unless the whole file is: then
+    a new one begins.
     """
 
-    def __init__(self, run_dir: Path, device: str = "cpu", saved: dict[str, Any] | None = None) -> None:
-        self.path, self.device = run_dir / "metrics.jsonl", device
+    def __init__(
+        self,
+        run_dir: Path,
+        device: str = "cpu",
+        saved: dict[str, Any] | None = None,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.path, self.device, self.say = run_dir / "metrics.jsonl", device, say
+        self.lines, self._size = 0, 0  # of the file, in bytes
+        self.lost = False  # whether lines that this process wrote, or others', have vanished
         saved = saved or {"sums": {}, "counts": {}, "lines": 0}
         self.sums = {name: value.to(device) for name, value in saved["sums"].items()}
         self.counts: dict[str, int] = dict(saved["counts"])
-        found = self.path.read_bytes().splitlines(keepends=True)[: saved["lines"]] if self.path.exists() else None
-        kept = [line for line in found or [] if line.endswith(b"\n")]
+        if saved["lines"] < 0:
+            raise ValueError(f"it counts {saved['lines']} lines of metrics")
+        found = _whole_lines(self.path)
+        kept = found[: saved["lines"]]
         steps = [row["step"] for row in _rows(self.path, kept)]
-        if found is not None and len(kept) < saved["lines"]:
+        if self.path.exists() and len(kept) < saved["lines"]:
             raise _damaged(self.path, f"has lost lines: {len(kept)} of {saved['lines']} are there")
-        self.lines = len(kept)
-        write_text(self.path, b"".join(kept).decode())
-        board = run_dir / "tensorboard"
-        board.mkdir(exist_ok=True)
+        if len(kept) < saved["lines"]:
+            say("note: metrics.jsonl is gone; a new one begins")
+        self._begin(kept)
+        board = own_folder(run_dir / "tensorboard")
         self._board = EventsWriter(str(board / "events"), filename_suffix=f".{self.lines}")
         first_dropped = max(steps, default=-1) + 1
         self._board.write_event(Event(step=first_dropped, session_log=SessionLog(status=SessionLog.START)))
@@ -67,16 +78,26 @@ class Logger:
     def write(self, position: dict[str, int], values: dict[str, Any]) -> None:
         """Write a line of numbers as they are, those that are not finite as null. Raises OSError on a full disk."""
         row = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
-        with self.path.open("a") as file:
-            file.write(json.dumps({**position, **row}) + "\n")
+        if not self.path.exists() or self.path.stat().st_size != self._size:
+            self._begin(_whole_lines(self.path))
+            self.lost = True
+            self.say(f"warning: {self.path.name} was changed by something else; {self.lines} lines of it are left")
+        with open_regular(self.path, "ab") as file:
+            file.write(f"{json.dumps({**position, **row})}\n".encode())
             file.flush()
             os.fsync(file.fileno())  # before a checkpoint counts the line
+            self._size = file.tell()
         self.lines += 1
         for name, value in values.items():
             if isinstance(value, int | float):
                 event = Event(wall_time=time.time(), step=position["step"], summary=scalar(name, value))
                 self._board.write_event(event)
         self._board.flush()
+
+    def _begin(self, lines: list[bytes]) -> None:
+        content = b"".join(lines)
+        write_text(self.path, content.decode())
+        self.lines, self._size = len(lines), len(content)
 
     def state(self) -> dict[str, Any]:
         """Return what a later logger needs to resume."""
@@ -93,13 +114,18 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     Raises UserError where another line is none of metrics.
     """
     path = run_dir / "metrics.jsonl"
-    lines = path.read_bytes().splitlines() if path.exists() else []
+    lines = read_bytes(path).splitlines() if path.exists() else []
     if lines:
         try:
             json.loads(lines[-1])
         except (ValueError, RecursionError):  # half a line, or the zeros that a power cut leaves
             lines.pop()
     return list(_rows(path, lines))
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    lines = read_bytes(path).splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith(b"\n")]
 
 
 def _rows(path: Path, lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,8 @@ For an agent that learns from stored codes, a slot also keeps the code of its fr
 writes them: first for new frames, then again in turn, the oldest first.
 """
 
+import re
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,12 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from alda.errors import UserError
-from alda.files import read_tensors, write_tensors
+from alda.files import check_digest, own_folder, read_tensors, write_tensors
 from alda.training.timing import Stopwatch
 from alda.types import EnvSpec, Sequence, Transition
 
 _FILE_SLOTS = 8_192  # slots per file of a saved replay: 100 MB at 64x64
+_OWN_NAME = re.compile(r"(\.partial\.)?\d{12}-\d{12}\.safetensors")
 
 
 class Replay:
@@ -61,7 +64,7 @@ class Replay:
         self._newest = [-1] * num_envs  # slot of each environment's newest observation
         self._slot_of = np.zeros(self.slots, np.int64)  # transition -> slot of its next observation
         self._store = self._reserved()
-        self._files: list[tuple[int, int]] = []  # slot ranges already saved
+        self._files: list[tuple[int, int, str | None]] = []  # slot ranges already saved, and digests of their files
         self.coded = 0  # slots before this one have a code
         self._turn = 0  # slot whose code is written again next
 
@@ -210,17 +213,19 @@ class Replay:
         return torch.arange(first, last, every, device=self.device) % self.slots
 
     def save(self, folder: Path) -> dict[str, Any]:
-        """Add what is new to the files in `folder`; return what `load` needs. Saved files are never changed."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self._files = [(first, last) for first, last in self._files if last > self._first_kept]
+        """Add what is new to the files in `folder`; return what `load` needs. Saved files are never changed.
+
+        Those that have vanished are written anew, with all after them.
+        """
+        own_folder(folder)
+        needed = [saved for saved in self._files if saved[1] > self._first_kept]
+        self._files = list(takewhile(lambda saved: (folder / _name(*saved[:2])).is_file(), needed))
         first = self._files[-1][1] if self._files else self._first_kept
         while first < self.written:
             last = min(first + _FILE_SLOTS, self.written)
             place = torch.arange(first, last, device=self.device) % self.slots
-            write_tensors(
-                folder / _name(first, last), {k: self._store[k][place] for k in _layout(self.spec, saved=True)}
-            )
-            self._files.append((first, last))
+            content = {k: self._store[k][place] for k in _layout(self.spec, saved=True)}
+            self._files.append((first, last, write_tensors(folder / _name(first, last), content)))
             first = last
         saved: dict[str, Any] = {"slots": self.slots, "newest": self._newest, "files": self._files}
         if self.code_dim:  # they change all the time, so they are saved whole
@@ -235,12 +240,15 @@ class Replay:
             self.slots, self._store = saved["slots"], {}
             self._check_memory()
             self._slot_of, self._store = np.zeros(self.slots, np.int64), self._reserved()
-        self._files = [(first, last) for first, last in saved["files"]]
+        self._files = [(first, last, *digest, None)[:3] for first, last, *digest in saved["files"]]
         self.written = self._missing = self._files[0][0] if self._files else 0
-        for first, last in self._files:
+        for first, last, digest in self._files:
             path = folder / _name(first, last)
+            if not self.written <= first < last <= first + _FILE_SLOTS:
+                raise ValueError(f"it has no slots {first} to {last}")
             if not path.exists():
                 raise UserError(f"{path} is missing: this run can be evaluated, but not continued")
+            check_digest(path, digest)
             content = read_tensors(path)
             place = torch.arange(first, last, device=self.device) % self.slots
             for name, values in content.items():
@@ -252,6 +260,8 @@ class Replay:
             self._store["transition"][entry.to(self.device)] = slots.to(self.device)
             self.added += len(slots)
             self._forget()
+        if len(saved["newest"]) != len(self._newest) or not all(-1 <= slot < self.written for slot in saved["newest"]):
+            raise ValueError(f"it has no slots {saved['newest']}")
         self._newest = list(saved["newest"])
         if codes := saved.get("codes"):
             place = self._places(codes["first"], codes["first"] + len(codes["coded"]))
@@ -259,11 +269,15 @@ class Replay:
                 self._store[name][place] = codes[name].to(self.device)
             self.coded, self._turn = codes["until"], codes["turn"]
 
+    def saved_files(self, run_dir: Path) -> list[Path]:
+        """Return the files of the last `save`, in a run directory."""
+        return [run_dir / "checkpoints" / "replay" / _name(*saved[:2]) for saved in self._files]
+
     def prune(self, folder: Path) -> None:
-        """Delete files that the last `save` does not need."""
-        needed = {_name(*limits) for limits in self._files}
+        """Delete files of replays that the last `save` does not need."""
+        needed = {_name(*saved[:2]) for saved in self._files}
         for path in folder.iterdir():
-            if path.name not in needed:
+            if path.name not in needed and _OWN_NAME.fullmatch(path.name):
                 path.unlink()
 
     def _write(self, obs: Tensor, action: Tensor, reward: float, terminated: bool, env: int, *, first: bool) -> None:

@@ -8,18 +8,19 @@ from pathlib import Path
 from secrets import token_hex
 from types import FrameType
 
-from alda.errors import UserError
+from alda.errors import TakenOverError, UserError
+from alda.files import open_regular, read_bytes
 
 
 @contextmanager
 def only_one(run_dir: Path, busy: str = "is being trained by another process") -> Iterator[Callable[[], None]]:
     """Lock a run directory; raise UserError where another process has.
 
-    Yields a function that raises OSError if another process has taken the directory over: a network file system gives
-    the lock of a machine that it cannot reach to others.
+    Yields a function that raises TakenOverError where another process may have taken the directory over: a network file
+    system gives the lock of a machine that it cannot reach to others, and who deletes the lock lets others in.
     """
     path, mine = run_dir / ".lock", token_hex(8)
-    with path.open("a") as lock:
+    with open_regular(path, "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -29,8 +30,12 @@ def only_one(run_dir: Path, busy: str = "is being trained by another process") -
         lock.flush()
 
         def check() -> None:
-            if path.exists() and path.read_text() != mine:
-                raise OSError(f"another process has taken {run_dir} over")
+            try:
+                kept = read_bytes(path) == mine.encode()
+            except OSError:
+                kept = False
+            if not kept:
+                raise TakenOverError(f"{path} is gone or another's: another process may have taken the run over")
 
         yield check
 

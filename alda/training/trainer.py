@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
@@ -12,9 +11,9 @@ import torch
 from alda.agents import make_agent
 from alda.config import Config, differences, load_config, spec_of, to_json
 from alda.envs.vector import Pool, count_cores
-from alda.errors import LearningError, UserError, WorkerError
+from alda.errors import LearningError, TakenOverError, UserError, WorkerError
 from alda.export.bundle import export_meta
-from alda.files import write_json
+from alda.files import read_json, write_json
 from alda.progress import Display
 from alda.provenance import Conditions, describe_machine
 from alda.training.acceleration import accelerate, synchronize
@@ -59,13 +58,16 @@ def train(config: Config) -> Path:
         with trainer.display.live:
             try:
                 trainer.loop()
-                if not trainer.saved:
+                if not trainer.saved or trainer.logger.lost:
                     raise SystemExit(1)
             except Interrupted:
                 trainer.save()
                 how = "and saved; the same command resumes the run" if trainer.saved else f"unsaved; {trainer.kept()}"
                 trainer.display.say(f"stopped at step {trainer.at.step:,} {how}")
                 raise SystemExit(128 + caught[0] if trainer.saved else 1) from None
+            except TakenOverError as error:
+                trainer.display.say(f"stopped at step {trainer.at.step:,}: {error}")
+                raise SystemExit(1) from error
             except (LearningError, OSError, WorkerError) as error:
                 if isinstance(error, LearningError) and error.sound:
                     trainer.save()
@@ -79,8 +81,8 @@ def train(config: Config) -> Path:
 class Trainer:
     """Trains one agent: collects experience, learns from it, evaluates, and keeps the records of the run.
 
-    conditions: of every shift to evaluate under. caught: signals that ask the run to stop. check_lock: raises OSError
-    where the run directory is another process's.
+    conditions: of every shift to evaluate under. caught: signals that ask the run to stop. check_lock: raises
+    TakenOverError where the run directory is another process's; it is called before anything is written there.
     """
 
     def __init__(
@@ -121,10 +123,14 @@ class Trainer:
         self.at = Position(episodes=[0] * config.num_envs, totals=[0.0] * config.num_envs)
         self.collector = Collector(config, self.agent, self.pools[0], self.replay, self.at, self.watch)
         self.evaluator = Evaluator(config, self.agent, self.pools[1], conditions, fps)
+        trained_in = config.conditions(config.train_shift)
+        meta = {"spec": vars(spec), **prepared, "trained_in": trained_in, **describe_machine(str(self.device))}
+        self.records = {"config.json": to_json(config), "meta.json": meta}
+        self.files: list[Path] = []  # of the last checkpoint
         if has_checkpoint(self.run_dir):
             self.logger = self._resume()
         else:
-            self.logger = self._begin({"spec": vars(spec), **prepared})
+            self.logger = self._begin()
 
     def loop(self) -> None:
         """Collect, learn, log, evaluate and save, until all steps are taken."""
@@ -171,6 +177,7 @@ class Trainer:
 
     def log(self) -> None:
         """Write a line of metrics: averages of learning, speed, memory, and where time went."""
+        self.check_lock()
         steps = self.at.step - self.at.logged
         with self.watch("update"):
             synchronize(self.device)
@@ -187,9 +194,11 @@ class Trainer:
     def evaluate(self) -> None:
         """Evaluate the agent as it is now, record its scores, and save."""
         at, every = self.at, self.config.video_every
+        self.check_lock()
         film = every > 0 and (at.step >= self.config.steps or at.step // every > max(at.evaluated, 0) // every)
         with self.watch("evaluation"):
             row = self.evaluator.evaluate(self._when(), film=film, before_step=self.housekeeping)
+        self.check_lock()
         self.logger.write(self._when(), row)
         at.evaluated = at.step
         means = {shift: f"{row[f'eval/{shift}/return']:.0f}" for shift in self.config.shifts}
@@ -227,6 +236,8 @@ class Trainer:
             pool.close()
 
     def _save(self) -> None:
+        self.check_lock()
+        self._restore_files()
         synchronize(self.device)
         self.saved_at = time.monotonic()
         random = {"cpu": torch.get_rng_state()}
@@ -239,17 +250,26 @@ class Trainer:
             "logger": self.logger.state(),
         }
         save_checkpoint(self.run_dir, self.agent, self.replay, state, self.check_lock)
+        self.files = [self.run_dir / "checkpoints" / "latest.json", *self.replay.saved_files(self.run_dir)]
 
-    def _begin(self, made_of: dict[str, Any]) -> Logger:
-        """Write the records that a run begins with. made_of: what the agent is built for and learns from."""
+    def _restore_files(self) -> None:
+        """Say which files have vanished since the last checkpoint, and write those anew that the next one does not."""
+        records = {self.run_dir / name: content for name, content in self.records.items()}
+        if gone := [file for file in (*records, *self.files) if not file.exists()]:
+            names = ", ".join(str(file.relative_to(self.run_dir)) for file in gone[:3])
+            more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
+            self.display.say(f"warning: {names}{more} vanished from {self.run_dir}; written anew")
+        for file in records.keys() & set(gone):
+            write_json(file, records[file])
+
+    def _begin(self) -> Logger:
+        """Write the records that a run begins with."""
         self._greet("training")
         if any(row["step"] != 0 for row in read_metrics(self.run_dir)):
             raise UserError(f"{self.run_dir} holds the metrics of a run without its checkpoint; choose another place")
-        write_json(self.run_dir / "config.json", to_json(self.config))
-        logger = Logger(self.run_dir, str(self.device))
-        trained_in = self.config.conditions(self.config.train_shift)
-        meta = {**made_of, "trained_in": trained_in, **describe_machine(str(self.device))}
-        write_json(self.run_dir / "meta.json", meta)
+        logger = Logger(self.run_dir, str(self.device), say=self.display.say)
+        for name, content in self.records.items():
+            write_json(self.run_dir / name, content)
         return logger
 
     def _resume(self) -> Logger:
@@ -258,6 +278,8 @@ class Trainer:
         saved = load_checkpoint(self.run_dir, self.agent, self.replay)
         with reading(self.run_dir / "checkpoints"):
             self.at = self.collector.at = Position(**saved["position"])
+            if not 0 <= self.at.updates_left <= self.agent.updates_due(self.at.due):
+                raise ValueError(f"{self.at.updates_left} updates are left")
             if self.at.step > self.config.steps:
                 raise UserError(f"{self.run_dir} is at step {self.at.step:,}; --steps cannot be less")
             if saved.get("evaluation"):  # an earlier version played it while learning went on; play another one now
@@ -266,10 +288,11 @@ class Trainer:
             torch.set_rng_state(saved["random"]["cpu"])
             if "cuda" in saved["random"] and self.device.type == "cuda":
                 torch.cuda.set_rng_state(saved["random"]["cuda"], self.device)
-            logger = Logger(self.run_dir, str(self.device), saved["logger"])
-        if logger.lines < saved["logger"]["lines"]:
-            self.display.say("note: metrics.jsonl is gone; a new one begins")
-        write_json(self.run_dir / "config.json", to_json(self.config))
+            logger = Logger(self.run_dir, str(self.device), saved["logger"], self.display.say)
+        write_json(self.run_dir / "config.json", self.records["config.json"])
+        if (described := self.run_dir / "meta.json").exists():
+            with reading(described):
+                self.records["meta.json"] = read_json(described)
         return logger
 
     def _when(self) -> dict[str, int]:
