@@ -21,6 +21,7 @@ from alda.envs.scene import Visuals
 from alda.envs.tasks import action_repeat_of, split_task
 from alda.envs.vector import default_workers
 from alda.errors import UserError, check_numbers
+from alda.files import read_json
 from alda.provenance import Conditions, describe_conditions
 from alda.training.acceleration import Speed
 from alda.types import EnvSpec
@@ -180,20 +181,22 @@ _NEWER_AGENT_SETTINGS = (
 )
 NEWER_SETTINGS = {"threads", *(f"agent.{name}" for name in _NEWER_AGENT_SETTINGS)}
 """Settings that runs of earlier versions do not name; their defaults are what was done then."""
-OLDER_SETTINGS = {"eval_beside", "compile"}
-"""Settings that runs of earlier versions name and that there are no more; none of them changed what was learned."""
+OLDER_SETTINGS = {"eval_beside", "compile", "data.cache"}
+"""Settings that runs of earlier versions name and later ones do not; none of them changed what was learned."""
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """Return all settings but the run directory, so that a run can be moved, and the seeds beside it."""
+    """Return all settings but those that name places to write to, so that a run can be moved and comes from anywhere,
+    and the seeds beside it."""
     content = _converter().unstructure(config, Config) | {"agent": dataclasses.asdict(config.agent)}
-    del content["run_dir"], content["seeds"]
+    del content["run_dir"], content["seeds"], content["data"]["cache"]
     return {"method": config.method, **json.loads(json.dumps(content))}
 
 
 def from_json(content: dict[str, Any], run_dir: Path) -> Config:
     """Rebuild a config. Raises what cattrs raises for missing, unknown or unfit settings."""
     rest = {name: value for name, value in content.items() if name not in OLDER_SETTINGS}
+    rest["data"] = {name: path for name, path in rest["data"].items() if name != "cache"}
     agent = _converter().structure(rest.pop("agent"), AGENTS[rest.pop("method")][0])
     return _converter().structure({**rest, "agent": agent, "run_dir": run_dir}, Config)
 
@@ -204,7 +207,7 @@ def load_config(run_dir: Path) -> Config:
     if not path.exists():
         raise UserError(f"{run_dir} is not a run directory: it has no config.json")
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
         config = from_json(content, run_dir)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, cattrs.BaseValidationError) as error:
         raise UserError(f"{path} was not written by this version of alda: {_first_cause(error)}") from error

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from alda.errors import UserError
 
@@ -24,16 +24,16 @@ _MOST_TEXT = 1 << 28  # bytes of a JSON or text file; metrics of the longest run
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the content of a text file as bytes. Raises OSError for what is no file of at most 256 MiB."""
+    """Return the content of a text file as bytes. Raises UserError for what is no file of at most 256 MiB."""
     with open_regular(path) as file:
         content: bytes = file.read(_MOST_TEXT + 1)
     if len(content) > _MOST_TEXT:
-        raise OSError(f"{path} is larger than {_MOST_TEXT >> 20} MiB")
+        raise UserError(f"{path} is larger than {_MOST_TEXT >> 20} MiB")
     return content
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file. Raises OSError as read_bytes does, and ValueError for anything but JSON."""
+    """Return the content of a JSON file. Raises as read_bytes does, and ValueError for anything but JSON."""
     try:
         return json.loads(read_bytes(path))
     except RecursionError as error:
@@ -41,14 +41,16 @@ def read_json(path: Path) -> Any:
 
 
 def open_regular(path: Path, mode: str = "rb") -> Any:
-    """Open a file. Raises OSError for a pipe, device or folder, and where writing would follow a link."""
+    """Open a file. Raises UserError for a pipe, device or folder, and where writing would follow a link."""
+    if mode != "rb" and path.is_symlink():
+        raise UserError(f"{path} is a link, which may lead anywhere; put a file in its place")
 
     def opener(name: str, flags: int) -> int:
         follow = 0 if mode == "rb" else os.O_NOFOLLOW
         descriptor = os.open(name, flags | os.O_NONBLOCK | follow, 0o666)  # opening a pipe waits for nobody
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise OSError(f"{path} is no regular file")
+            raise UserError(f"{path} is no regular file")
         return descriptor
 
     return open(path, mode, opener=opener)
@@ -117,6 +119,27 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read tensors from a safetensors file, which holds numbers and nothing that could run."""
     with open_regular(path):  # raises what safetensors would report as damage: a missing or forbidden file
         return load_file(path)
+
+
+def tensors_for(path: Path, module: nn.Module, *, some: bool = False) -> dict[str, Tensor]:
+    """Read the tensors of a module's state. some: they need not be all. Raises UserError where the file holds others,
+    before any is read, and for a damaged file."""
+    wanted = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
+    with open_regular(path):  # raises what safetensors would report as damage: a missing or forbidden file
+        pass
+    try:
+        with safe_open(path, "pt") as stored:
+            found = {name: stored.get_slice(name).get_shape() for name in stored.keys()}  # noqa: SIM118
+        names = found.keys() if some else found.keys() | wanted.keys()
+        if wrong := sorted(name for name in names if found.get(name) != wanted.get(name)):
+            is_, should = (of.get(wrong[0], "absent") for of in (found, wanted))
+            raise UserError(
+                f"{path} holds another agent than config.json says: {len(wrong)} tensors differ; {wrong[0]} is {is_}, "
+                f"not {should}"
+            )
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
 
 
 def split_tensors(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
+
+from alda.files import replacing
 
 _GAP, _LINE, _FONT = 4, 15, 12  # screen pixels: between tiles, a line of words, its letters
 
@@ -14,8 +17,13 @@ def write_traversal(path: Path, traversal: UInt8[np.ndarray, "l v c h w"]) -> No
     """Write a PNG with a row for each latent, from its lowest value to its highest."""
     ends = [""] * (traversal.shape[1] - 2)
     labels = [f"latent {i}" for i in range(len(traversal))]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet(list(map(list, traversal)), ["lowest", *ends, "highest"], labels, scale=1).save(path)
+    save_picture(sheet(list(map(list, traversal)), ["lowest", *ends, "highest"], labels, scale=1), path)
+
+
+def save_picture(picture: Any, path: Path, **options: Any) -> None:
+    """Write an image of PIL or a figure of matplotlib, whole or not at all. options: of its own save or savefig."""
+    with replacing(path) as temporary:
+        (picture.savefig if hasattr(picture, "savefig") else picture.save)(temporary, **options)
 
 
 def sheet(

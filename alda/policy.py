@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from alda.agents import make_agent
+from alda.agents import make_loaded_agent
 from alda.agents.base import Agent
 from alda.agents.decoding import ReconstructingAgent
 from alda.config import Config, check_device, load_config
@@ -76,11 +76,10 @@ def load(run_dir: str | os.PathLike[str], *, device: str = "cpu") -> Policy:
         folder = PRETRAINED / folder
     meta = export_meta(folder)
     config = load_config(folder)
-    spec = load_spec(folder)
+    spec = load_spec(folder, config)
+    agent = make_loaded_agent(config.agent, spec)
     if meta is None:
-        agent = make_agent(config.agent, spec)
         step, complete = load_weights(folder, agent), True
     else:
-        agent, complete = read_export(folder, meta, config, spec)
-        step = meta["step"]
+        step, complete = read_export(folder, meta, config, spec, agent)
     return Policy(agent.to(device).eval(), config, spec, step, complete=complete)

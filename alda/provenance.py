@@ -1,18 +1,21 @@
 """Versions, machine and renderer, as they are recorded beside every result."""
 
-import json
 import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from alda.envs.rendering import renderer_name
 from alda.errors import UserError
+from alda.files import read_json
 from alda.training.acceleration import has_bfloat16
 from alda.types import EnvSpec
+
+if TYPE_CHECKING:
+    from alda.config import Config
 
 Conditions = dict[str, str | bool]  # see describe_conditions
 PACKAGES = ("alda", "torch", "mujoco", "dm_control", "gymnasium", "numpy")
@@ -49,13 +52,30 @@ def describe_conditions(
     }
 
 
-def load_spec(run_dir: Path) -> EnvSpec:
-    """Return the shapes that a run's agent was built for, from RUN/meta.json."""
+def load_meta(run_dir: Path) -> dict[str, Any]:
+    """Return RUN/meta.json: what the agent was built for ("spec") and learned from, and on which machine.
+
+    Raises UserError where it is missing or damaged.
+    """
     path = run_dir / "meta.json"
     try:
-        return EnvSpec(**json.loads(path.read_text())["spec"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        meta = read_json(path)
+        spec = EnvSpec(**meta["spec"])
+        if any(type(number) is not int or number < 1 for number in vars(spec).values()):
+            raise ValueError("its spec is not three whole numbers")
+        if not all(isinstance(meta.get(name, {}), dict) for name in ("versions", "trained_in", "overlays")):
+            raise ValueError("versions, trained_in and overlays are not what they should be")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is missing or damaged: {error}") from error
+    return dict(meta)
+
+
+def load_spec(run_dir: Path, config: "Config") -> EnvSpec:
+    """Return the shapes that a run's agent was built for. Raises UserError where they are not those of its config."""
+    spec = EnvSpec(**load_meta(run_dir)["spec"])
+    if (spec.frames, spec.image_size) != (config.env.frames, config.env.image_size):
+        raise UserError(f"meta.json and config.json in {run_dir} name different observations")
+    return spec
 
 
 def device_name(device: str) -> str:

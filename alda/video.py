@@ -10,6 +10,8 @@ from PIL import Image
 
 from alda.agents.base import Agent
 from alda.agents.decoding import ReconstructingAgent
+from alda.files import replacing
+from alda.pictures import save_picture
 
 _SCALE = 4  # screen pixels per pixel of a frame
 
@@ -30,17 +32,16 @@ def side_by_side(
 
 def write_video(path: Path, pictures: Sequence[UInt8[np.ndarray, "h w c"]], fps: int) -> Path:
     """Write PATH.mp4, or PATH.gif where PyAV (the extra `video`) is not installed; return the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     enlarged = [picture.repeat(_SCALE, 0).repeat(_SCALE, 1) for picture in pictures]
     try:
         import av
     except ImportError:
         file = path.with_name(path.name + ".gif")
         first, *rest = [Image.fromarray(picture) for picture in enlarged]
-        first.save(file, save_all=True, append_images=rest, duration=1000 / fps, loop=0)
+        save_picture(first, file, save_all=True, append_images=rest, duration=1000 / fps, loop=0)
         return file
     file = path.with_name(path.name + ".mp4")
-    with av.open(str(file), "w") as container:
+    with replacing(file) as temporary, av.open(str(temporary), "w") as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": "18"})
         stream.height, stream.width = enlarged[0].shape[:2]
         stream.pix_fmt = "yuv420p"

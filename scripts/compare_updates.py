@@ -33,7 +33,8 @@ def main(run: Annotated[Path, tyro.conf.Positional], updates: int = 20) -> None:
 
     run: directory of a run with a checkpoint, of ALDA as released but for batch size and beta. updates: learning steps.
     """
-    config, spec = load_config(run), load_spec(run)
+    config = load_config(run)
+    spec = load_spec(run, config)
     known = isinstance(config.agent, ALDAConfig) and (spec.frames, spec.image_size) == (3, 64)
     if not known or config.agent != ALDAConfig(batch_size=config.agent.batch_size, beta=config.agent.beta):
         sys.exit(f"{run}: the second implementation knows ALDA's own settings, 3 frames of 64x64, and no others")

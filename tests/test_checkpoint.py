@@ -13,7 +13,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import STEPS, Killed, assert_same_run, config_for, ended, equal, file_limit, latest, position, records
+from conftest import (
+    STEPS,
+    Killed,
+    assert_same_run,
+    config_for,
+    ended,
+    equal,
+    file_limit,
+    forget_digests,
+    latest,
+    position,
+    records,
+)
 
 import alda
 import alda.training.checkpoint
@@ -31,8 +43,9 @@ from alda.training.trainer import train
 
 def loaded(run_dir):
     """An agent and a replay, as a run has them before it loads a checkpoint."""
-    spec = load_spec(run_dir)
-    return make_agent(load_config(run_dir).agent, spec), Replay(spec, STEPS, 0.99)
+    config = load_config(run_dir)
+    spec = load_spec(run_dir, config)
+    return make_agent(config.agent, spec), Replay(spec, STEPS, 0.99)
 
 
 def load(run_dir):
@@ -233,15 +246,6 @@ def test_a_checkpoint_of_an_earlier_version_has_no_digests(run):
     forget_digests(run)
     assert "sha256" not in (latest(run) / "state.json").read_text()
     load(run)
-
-
-def forget_digests(run):
-    """Leave a checkpoint as earlier versions wrote it."""
-    state = json.loads((latest(run) / "state.json").read_text())
-    del state["sha256"]
-    state["replay"]["files"] = [limits[:2] for limits in state["replay"]["files"]]
-    (latest(run) / "state.json").write_text(json.dumps(state))
-    (run / "checkpoints" / "latest.json").write_text(json.dumps({"checkpoint": latest(run).name}))
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import STEPS, config_for, latest, records
+from conftest import STEPS, config_for, forget_digests, latest, records
 
 from alda.agents.alda import ALDAConfig
 from alda.agents.sac import SACConfig
@@ -87,18 +87,21 @@ def test_a_config_survives_being_written(tmp_path):
         load_config(tmp_path)
 
 
-def test_a_run_of_an_earlier_version_goes_on(run):
+def test_a_run_of_an_earlier_version_goes_on(run, tmp_path):
     """Its config lacks newer settings and has older ones, and it was stopped amid an evaluation beside learning."""
     content = json.loads((run / "config.json").read_text())
     for name in NEWER_SETTINGS:
         section, _, key = name.rpartition(".")
         (content[section] if section else content).pop(key, None)
-    (run / "config.json").write_text(json.dumps({**content, "eval_beside": True}))
+    older = {"eval_beside": True, "data": {**content["data"], "cache": str(tmp_path / "elsewhere")}}
+    (run / "config.json").write_text(json.dumps({**content, **older}))
+    forget_digests(run)
     state = json.loads((latest(run) / "state.json").read_text())
     (latest(run) / "state.json").write_text(json.dumps({**state, "evaluation": {"when": {"step": 30}}}))
     train(config_for(run, steps=STEPS + 2))
     assert [row["step"] for row in records(run) if "eval/train/return" in row][-2:] == [STEPS, STEPS + 2]
     assert json.loads((run / "config.json").read_text()).keys() == {*content, "threads"}
+    assert load_config(run).data.cache is None
 
 
 def test_recorded_configs_can_be_read():

@@ -26,9 +26,9 @@ from alda.commands.export import export
 from alda.config import to_json
 from alda.envs.backgrounds.data import Data
 from alda.errors import UserError
-from alda.export.bundle import FILES, PROGRAM, WEIGHTS, checksum
+from alda.export.bundle import FILES, PROGRAM, WEIGHTS
 from alda.export.model_card import evaluations_of
-from alda.files import write_json, write_tensors
+from alda.files import checksum, write_json, write_tensors
 from alda.training.trainer import train
 from alda.types import EnvSpec
 
@@ -298,17 +298,17 @@ def text(file: str, content: str):
 
 HUGE = 10**9
 DAMAGES = {
-    "cut off": (cut, "policy.safetensors is missing or damaged"),
-    "one bit": (flip, "its checksum is not the one in meta.json"),
-    "no safetensors": (text(WEIGHTS, "hello"), "policy.safetensors is missing or damaged"),
+    "cut off": (cut, "policy.safetensors is damaged"),
+    "one bit": (flip, "its checksum is another"),
+    "no safetensors": (text(WEIGHTS, "hello"), "policy.safetensors is damaged"),
     "a tensor less": (partial(rewrite, change=missing), "lacks weights that acting reads"),
     "a tensor more": (
         partial(rewrite, change=lambda weights: weights | {"more": torch.zeros(2)}),
-        r"1 tensors differ; more is \(2,\), not absent",
+        r"1 tensors differ; more is \[2\], not absent",
     ),
     "another shape": (
         partial(rewrite, change=lambda weights: weights | {"actor.trunk.0.bias": torch.zeros(9)}),
-        r"actor.trunk.0.bias is \(9,\), not \(8,\)",
+        r"actor.trunk.0.bias is \[9\], not \[8\]",
     ),
     "another method": (change("config.json", agent__embed_dim=9), "holds another agent than config.json says"),
     "no such agent": (change("config.json", agent__hidden_dim=-1), "--agent.hidden-dim must be at least 1"),
@@ -321,8 +321,8 @@ DAMAGES = {
         "no agent can be made",
     ),
     "other pictures": (change("config.json", env__frames=4), "name different observations"),
-    "no whole number": (change("meta.json", spec__frames=True), "spec and step are not whole numbers"),
-    "step in words": (change("meta.json", step="../../etc"), "spec and step are not whole numbers"),
+    "no whole number": (change("meta.json", spec__frames=True), "its spec is not three whole numbers"),
+    "step in words": (change("meta.json", step="../../etc"), "its step is not a whole number"),
     "newer": (change("meta.json", format=2), "is an export of format 2, and this version of alda reads format 1"),
     "path to read": (
         change("config.json", data__davis="/etc"),

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from alda.agents.alda import ALDA, ALDAConfig
 from alda.agents.base import Agent, AgentConfig
 from alda.agents.darla import DARLA, DARLAConfig
@@ -12,9 +14,10 @@ from alda.agents.sac import SAC, SACConfig
 from alda.agents.sac_ae import SACAE, SACAEConfig
 from alda.agents.sada import SADA, SADAConfig
 from alda.agents.svea import SVEA, SVEAConfig
+from alda.errors import UserError
 from alda.types import EnvSpec
 
-__all__ = ["AGENTS", "Agent", "AgentConfig", "make_agent"]
+__all__ = ["AGENTS", "Agent", "AgentConfig", "make_agent", "make_loaded_agent"]
 
 AGENTS: dict[str, tuple[type[AgentConfig], Callable[[Any, EnvSpec], Agent]]] = {
     "alda": (ALDAConfig, ALDA),
@@ -28,8 +31,25 @@ AGENTS: dict[str, tuple[type[AgentConfig], Callable[[Any, EnvSpec], Agent]]] = {
 }
 
 
+_MOST_NUMBERS = 10**8  # of an agent from a file; those of the papers have 3 to 10 million
+_NONSENSE = (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError)  # raised for impossible sizes
+
+
 def make_agent(config: AgentConfig, spec: EnvSpec) -> Agent:
     return AGENTS[method_name(config)][1](config, spec)
+
+
+def make_loaded_agent(config: AgentConfig, spec: EnvSpec) -> Agent:
+    """Make an agent for settings that may be a stranger's. Raises UserError for impossible ones, and for huge ones
+    before anything large is allocated."""
+    try:
+        with torch.device("meta"):
+            agent = make_agent(config, spec)
+    except _NONSENSE as error:
+        raise UserError(f"no agent can be made with these settings and shapes: {error}") from error
+    if (size := sum(tensor.numel() for tensor in (*agent.parameters(), *agent.buffers()))) > _MOST_NUMBERS:
+        raise UserError(f"no agent can be made with these settings and shapes: it would have {size:.1e} numbers")
+    return make_agent(config, spec)
 
 
 def method_name(config: AgentConfig) -> str:

@@ -30,6 +30,7 @@ from alda.analysis.paired_rollouts import evenly_spread, read_episodes
 from alda.envs import check_shift
 from alda.errors import UserError
 from alda.files import write_json
+from alda.pictures import save_picture
 from alda.policy import load
 from alda.progress import progress
 
@@ -80,7 +81,7 @@ def traversal(
             traversed = traverse(agent, code[i], span)
             effects.append(effect_of(traversed))
             if i < shown:
-                draw_traversal(agent, obs[i], code[i], span, traversed, mask[i]).save(files[i])
+                save_picture(draw_traversal(agent, obs[i], code[i], span, traversed, mask[i]), files[i])
             step()
     numbers = localise(np.stack(effects), mask)
     write_numbers(file, policy, {"shift": shift, "states": states, "swept": rounded(span), **numbers}, files)
@@ -142,7 +143,7 @@ def trajectory(
         "r2_mean": {name: rounded(r2.mean()) for name, r2 in probes.items()},
     }
     first = slice(lengths[0])
-    draw_trajectory(code[first], truth[first], names, pearson, probes).savefig(file, dpi=DPI)
+    save_picture(draw_trajectory(code[first], truth[first], names, pearson, probes), file, dpi=DPI)
     write_numbers(file, policy, numbers, [file])
     return numbers
 
@@ -184,7 +185,7 @@ def association(
     rows = [[name, of.get("before"), of["after"]] for name, of in numbers["distance"].items()]
     title = f"{shift} against train: 0 is unnoticed, 1 is another state"
     print_table(title, ["", "before retrieval", "after"], [*rows, ["Q", None, numbers["q"]]])
-    draw_association(agent, clean, shifted, numbers, shift, policy.config.method).savefig(file, dpi=DPI)
+    save_picture(draw_association(agent, clean, shifted, numbers, shift, policy.config.method), file, dpi=DPI)
     write_numbers(file, policy, {"shift": shift, "episodes": episodes, "pairs": len(pairs), **numbers}, [file])
     return numbers
 
@@ -227,7 +228,7 @@ def disentanglement(
             )
     rows = [[name, *(result[key] for result in results.values())] for key, name in SCORES.items()]
     print_table("disentanglement, 1 is best", ["", *(f"{states} joints" for states in results)], rows)
-    draw_scores(results, policy.config.method).savefig(file, dpi=DPI)
+    save_picture(draw_scores(results, policy.config.method), file, dpi=DPI)
     write_numbers(file, policy, results, [file])
     return results
 
@@ -281,7 +282,7 @@ def theorem1(
         title = "Theorem 1: premise (delta) and conclusion (T1, without its null)"
         head = [name.replace("_", " ") for name in lines[0] if name != "run"]
         print_table(title, head, [list(line.values())[1:] for line in lines])
-        draw_theorem(results).savefig(file, dpi=DPI)
+        save_picture(draw_theorem(results), file, dpi=DPI)
         if several:
             write_json(file.with_suffix(".json"), lines)
         print(f"written to {file}")

@@ -16,7 +16,7 @@ from alda.envs.dmc import DMCEnv
 from alda.envs.shifts.distracting import USUAL_INTENSITY, DistractingSuite
 from alda.envs.tasks import TASKS, action_repeat_of, split_task
 from alda.errors import UserError
-from alda.pictures import sheet
+from alda.pictures import save_picture, sheet
 
 
 def envs() -> None:
@@ -83,7 +83,7 @@ def preview(
         name if background == "none" else f"{name}\n{background}"
         for name, background in zip(names, backgrounds, strict=True)
     ]
-    sheet(rows, [f"step {i * every}" for i in range(times)], labels).save(out)
+    save_picture(sheet(rows, [f"step {i * every}" for i in range(times)], labels), out)
     print(f"written to {out}")
 
 

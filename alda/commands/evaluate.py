@@ -13,7 +13,7 @@ from rich.table import Table
 from alda.envs.backgrounds.data import NO_PATHS, Data
 from alda.envs.vector import Pool, default_workers
 from alda.errors import UserError
-from alda.files import check_writable, write_json
+from alda.files import check_writable, own_folder, read_json, write_json
 from alda.policy import load
 from alda.progress import progress, wide_console
 from alda.provenance import describe_machine
@@ -55,8 +55,10 @@ def evaluate(
     data = dataclasses.replace(policy.config.data, **given)
     config = dataclasses.replace(policy.config, shifts=tuple(dict.fromkeys(shifts)), data=data)
     made_with = config.eval_conditions()
-    if out is not None:
-        check_writable(out)  # better to fail now than after playing
+    file = out or own_folder(run / "evaluations") / f"step_{policy.step:09d}_seed_{seed}.json"
+    check_writable(file)  # better to fail now than after playing
+    if out and out.exists() and _scores(out) is None:
+        raise UserError(f"{out} is there already and is no evaluation; choose another --out")
     jobs = [EpisodeRequest(shift, start) for shift in made_with for start in episode_seeds(seed, 0, episodes)]
     totals = np.zeros(len(jobs))
     processes = min(default_workers() if workers is None else workers, len(jobs))
@@ -80,8 +82,7 @@ def evaluate(
         "worlds": results,
         "machine": describe_machine(device),
     }
-    file = out or _unused(run / "evaluations" / f"step_{policy.step:09d}_seed_{seed}.json", results)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    file = out or _unused(file, results)
     write_json(file, record)
     console.print(f"written to {file}", highlight=False, soft_wrap=True)
     return record
@@ -101,13 +102,17 @@ def _table(title: str, results: dict[str, Any]) -> Table:
 
 def _unused(file: Path, results: dict[str, Any]) -> Path:
     """Return the file, with a number after its name if the file exists with other scores."""
+    first = file
     for number in itertools.count(2):
-        try:
-            if json.loads(file.read_text())["worlds"] == json.loads(json.dumps(results)):
-                return file
-        except FileNotFoundError:
-            return file
-        except (ValueError, KeyError, TypeError):
-            pass  # damaged, but not ours to delete
-        file = file.with_stem(f"{file.stem.split('~')[0]}~{number}")
-    raise AssertionError
+        if not file.exists() or _scores(file) == json.loads(json.dumps(results)):
+            break
+        file = first.with_stem(f"{first.stem}~{number}")  # one that is damaged is not ours to delete either
+    return file
+
+
+def _scores(file: Path) -> Any:
+    """Return the scores in a file that this command wrote; None for another file."""
+    try:
+        return read_json(file)["worlds"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,7 +1,6 @@
 """`alda export`: the policy of a run in a folder to share."""
 
 import dataclasses
-import json
 import os
 import shutil
 from importlib.metadata import version
@@ -14,15 +13,15 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from alda.agents import Agent, make_agent
+from alda.agents import Agent, make_loaded_agent
 from alda.agents.base import State
 from alda.config import load_config, to_json
 from alda.envs.backgrounds.data import Data
 from alda.errors import UserError
-from alda.export.bundle import FILES, FORMAT, PROGRAM, WEIGHTS, checksum, export_meta
+from alda.export.bundle import FILES, FORMAT, PROGRAM, WEIGHTS, export_meta
 from alda.export.model_card import evaluations_of, model_card
 from alda.files import write_json, write_tensors, write_text
-from alda.provenance import load_spec
+from alda.provenance import load_meta, load_spec
 from alda.training.checkpoint import load_weights
 from alda.types import EnvSpec
 
@@ -40,13 +39,15 @@ def export(run: Path, /, *, out: Path | None = None) -> Path:
     """
     if export_meta(run) is not None:
         raise UserError(f"{run} is an export itself; name the run that it is from")
+    if out is None and (run / "export").is_symlink():
+        raise UserError(f"{run / 'export'} is a link, which may lead anywhere; name the folder by --out")
     folder = (run / "export" if out is None else out).resolve()
     _check_place(folder)
-    config, spec = load_config(run), load_spec(run)
-    agent = make_agent(config.agent, spec).eval()
+    config = load_config(run)
+    spec, of_run = load_spec(run, config), load_meta(run)
+    agent = make_loaded_agent(config.agent, spec).eval()
     step = load_weights(run, agent)
     config = dataclasses.replace(config, data=Data())
-    of_run = json.loads((run / "meta.json").read_text())
     meta = {
         "format": FORMAT,
         "spec": vars(spec),
@@ -61,8 +62,8 @@ def export(run: Path, /, *, out: Path | None = None) -> Path:
     shutil.rmtree(new, ignore_errors=True)  # of an export that was killed
     try:
         new.mkdir()
-        write_tensors(new / WEIGHTS, agent.state_dict())
-        write_json(new / "meta.json", {**meta, "sha256": checksum(new / WEIGHTS)})
+        digest = write_tensors(new / WEIGHTS, agent.state_dict())
+        write_json(new / "meta.json", {**meta, "sha256": digest})
         write_json(new / "config.json", to_json(config))
         write_text(new / "README.md", card)
         write_program(new / PROGRAM, agent, spec)

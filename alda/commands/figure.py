@@ -9,6 +9,7 @@ from alda.analysis.runs.curves import AGGREGATE
 from alda.analysis.runs.figures import add_caption, curve_table, draw_curves, print_returns, record_of, write_csv
 from alda.analysis.runs.table import load_runs
 from alda.files import write_json
+from alda.pictures import save_picture
 
 
 def figure(
@@ -62,8 +63,8 @@ def figure(
     out.mkdir(parents=True, exist_ok=True)
     stem = out / f"figure_{number}"
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "alda"}):  # text stays text; neither file names the time
-        drawing.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
-        drawing.savefig(stem.with_suffix(".png"), dpi=150)
+        save_picture(drawing, stem.with_suffix(".svg"), metadata={"Date": None})
+        save_picture(drawing, stem.with_suffix(".png"), dpi=150)
     write_csv(stem.with_suffix(".csv"), rows)
     write_json(stem.with_suffix(".json"), record_of(number, made, rows))
     if at:

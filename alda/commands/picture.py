@@ -5,7 +5,8 @@ from pathlib import Path
 from alda.analysis.paired_rollouts import evenly_spread, paired_rollouts
 from alda.envs import check_shift
 from alda.errors import UserError
-from alda.pictures import sheet
+from alda.files import check_writable
+from alda.pictures import save_picture, sheet
 from alda.policy import load
 
 
@@ -36,7 +37,7 @@ def picture(
         raise UserError(f"pictures are written as .png, not as {file.name}")
     policy = load(run)
     check_shift(shift, policy.config.env.task)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(file)  # better to fail now than after playing
     shifts = ("train", shift)
     seen = [step.seen for step in paired_rollouts(policy, shifts, [seed])]
     last = len(seen) - 1 if every is None else min(len(seen) - 1, every * (states - 1))
@@ -46,6 +47,6 @@ def picture(
         decoded = [policy.reconstruct(obs) for obs in observations]
         columns[f"{name},\nreconstructed"] = [image for image in decoded if image is not None]
     shown = {title: images for title, images in columns.items() if images}
-    sheet([list(row) for row in zip(*shown.values(), strict=True)], tuple(shown)).save(file)
+    save_picture(sheet([list(row) for row in zip(*shown.values(), strict=True)], tuple(shown)), file)
     print(f"written to {file}")
     return file

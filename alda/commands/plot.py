@@ -5,6 +5,7 @@ from pathlib import Path
 from alda.analysis.runs.learning_curves import draw_runs
 from alda.analysis.runs.table import load_run
 from alda.errors import UserError
+from alda.pictures import save_picture
 
 
 def plot(runs: tuple[Path, ...], /, *, out: Path | None = None) -> None:
@@ -21,5 +22,5 @@ def plot(runs: tuple[Path, ...], /, *, out: Path | None = None) -> None:
         raise UserError(f"figures are written as .png or .svg, not as {file.name}")
     figure = draw_runs([load_run(run) for run in runs])
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=150)
+    save_picture(figure, file, dpi=150)
     print(f"written to {file}")

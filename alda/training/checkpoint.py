@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
 
 from alda.agents.base import Agent
 from alda.errors import TakenOverError, UserError
@@ -33,6 +32,7 @@ from alda.files import (
     read_json,
     read_tensors,
     split_tensors,
+    tensors_for,
     write_json,
     write_tensors,
 )
@@ -107,7 +107,8 @@ def load_weights(run_dir: Path, agent: Agent) -> int:
     try:
         state = _read_state(*latest)
         with reading(latest[0] / "agent.safetensors") as path:
-            agent.load_state_dict(_read_intact(path, state))
+            check_digest(path, _digest(path, state))
+            agent.load_state_dict(tensors_for(path, agent))
         return int(state["position"]["step"])
     except UserError:
         if _latest(run_dir) == latest:
@@ -120,7 +121,8 @@ def load_checkpoint(run_dir: Path, agent: Agent, replay: Replay) -> dict[str, An
     load_weights(run_dir, agent)
     state = read_state(run_dir)
     with reading(_latest(run_dir)[0] / "training.safetensors") as path:
-        state = join_tensors(state, _read_intact(path, state))
+        check_digest(path, _digest(path, state))
+        state = join_tensors(state, read_tensors(path))
         agent.load_training_state(state.pop("agent"))
         state.pop("sha256", None)
     with reading(run_dir / "checkpoints" / "replay") as path:
@@ -173,9 +175,8 @@ def _read_state(place: Path, digest: str | None) -> dict[str, Any]:
         return state
 
 
-def _read_intact(path: Path, state: dict[str, Any]) -> dict[str, Tensor]:
-    check_digest(path, state["sha256"][path.name] if "sha256" in state else None)
-    return read_tensors(path)
+def _digest(path: Path, state: dict[str, Any]) -> str | None:
+    return str(state["sha256"][path.name]) if "sha256" in state else None
 
 
 def _places(folder: Path) -> list[Path]:

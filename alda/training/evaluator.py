@@ -10,6 +10,7 @@ from alda.agents import Agent
 from alda.agents.decoding import DecodingAgent
 from alda.config import Config
 from alda.envs.vector import Pool
+from alda.files import own_folder
 from alda.pictures import write_traversal
 from alda.provenance import Conditions
 from alda.training.rollout import Episode, EpisodeRequest, episode_seeds, play_all
@@ -60,10 +61,9 @@ class Evaluator:
         run_dir, seen = self.config.run_dir, torch.from_numpy(np.stack(episode.observations)).to(self.config.device)
         assert run_dir is not None
         if film:
-            write_video(
-                run_dir / "videos" / f"{step:09d}_{shift}", side_by_side(self.agent, episode.observations), self.fps
-            )
+            file = own_folder(run_dir / "videos") / f"{step:09d}_{shift}"
+            write_video(file, side_by_side(self.agent, episode.observations), self.fps)
         if shift == self.config.shifts[0] and isinstance(self.agent, DecodingAgent):
             traversal = self.agent.traverse(seen).cpu().numpy()
-            write_traversal(run_dir / "traversals" / f"{step:09d}.png", traversal)
+            write_traversal(own_folder(run_dir / "traversals") / f"{step:09d}.png", traversal)
         return {f"eval/{shift}/{name}": value.item() for name, value in self.agent.diagnose(seen).items()}

@@ -27,7 +27,6 @@ from alda.training.timing import Stopwatch
 
 CHANGEABLE = {
     *("steps", "device", "replay_device", "checkpoint_minutes", "video_every", "eval_workers"),
-    "data.cache",
     "agent.on_refusal",
 }
 """Settings that may differ between attempts at one run: none of them changes what is learned or measured."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alda.analysis.libraries import optional
 from alda.errors import UserError
-from alda.files import write_json
+from alda.files import check_writable, own_folder, write_json
 from alda.policy import Policy
 from alda.progress import wide_console
 
@@ -25,10 +25,10 @@ def result_file(run: Path, out: Path | None, name: str, *conditions: str) -> Pat
     """
     optional("matplotlib.figure", "plot")  # better to fail now than after playing episodes
     stem = "_".join([name, *(words for words in conditions if words not in ("train", "colors"))])
-    file = out or run / "analysis" / f"{stem.replace(':', '_')}.png"
+    file = out or own_folder(run / "analysis") / f"{stem.replace(':', '_')}.png"
     if file.suffix != ".png":
         raise UserError(f"pictures are written as .png, not as {file.name}")
-    file.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(file)
     return file
 
 

@@ -16,6 +16,7 @@ from alda.analysis.runs.learning_curves import RETURN, STEPS
 from alda.analysis.runs.published import PAPER_STEPS, Published
 from alda.analysis.runs.table import OF_SHIFT, Cell
 from alda.analysis.stats import score_over_seeds
+from alda.files import replacing
 
 _CAPTION_LINES = 8
 _PANEL = (2.7, 2.2)  # inches
@@ -37,7 +38,7 @@ def curve_table(made: Comparison) -> list[dict[str, Any]]:
 
 
 def write_csv(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with file.open("w", newline="") as opened:
+    with replacing(file) as temporary, temporary.open("w", newline="") as opened:
         writer = csv.DictWriter(opened, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
