@@ -4,6 +4,7 @@ import ast
 import sys
 from importlib import import_module
 from importlib.util import find_spec
+from io import TextIOWrapper
 from pathlib import Path
 
 from alda.errors import LearningError, TakenOverError, UserError, WorkerError
@@ -39,6 +40,9 @@ COMMANDS = {  # words -> module of alda/commands, and its function where that is
 def main() -> None:
     """Run the command of sys.argv. Exit codes: 0 done, 1 failed, 2 wrong input, 128 + n stopped by signal n."""
     words = sys.argv[1:]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be no text
     try:
         run(words)
     except UserError as error:

@@ -28,9 +28,9 @@ class Display:
         self.console, self._steps = lasting_console(), steps
         self._printed, self._shown = time.monotonic(), -math.inf
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=16),
-            TextColumn("{task.fields[news]}", table_column=Column(overflow="fold")),
+            TextColumn("{task.fields[news]}", markup=False, table_column=Column(overflow="fold")),
             console=self.console,
             refresh_per_second=4,
             speed_estimate_period=_WINDOW_SECONDS,
@@ -76,8 +76,8 @@ def wide_console() -> Console:
 
 def lasting_console(width: int | None = None) -> Console:
     """Return a console of standard output that drops what cannot be written: a terminal or pipe may be closed, a disk
-    full."""
-    return Console(file=cast(IO[str], _Lasting(sys.stdout)), width=width)
+    full. Words in brackets are words, as in names of folders."""
+    return Console(file=cast(IO[str], _Lasting(sys.stdout)), width=width, markup=False, emoji=False)
 
 
 class _Lasting:
@@ -127,7 +127,7 @@ def progress(*, transient: bool = False) -> Iterator[Begin]:
     That function takes new words, or none. steps: None where they cannot be counted. transient: remove the bars at
     the end.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(
         *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=wide_console(), transient=transient
     ) as bars:

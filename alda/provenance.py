@@ -60,9 +60,9 @@ def load_meta(run_dir: Path) -> dict[str, Any]:
     path = run_dir / "meta.json"
     try:
         meta = read_json(path)
-        spec = EnvSpec(**meta["spec"])
-        if any(type(number) is not int or number < 1 for number in vars(spec).values()):
+        if any(type(number) is not int or number < 1 for number in meta["spec"].values()):
             raise ValueError("its spec is not three whole numbers")
+        EnvSpec(**meta["spec"])
         if not all(isinstance(meta.get(name, {}), dict) for name in ("versions", "trained_in", "overlays")):
             raise ValueError("versions, trained_in and overlays are not what they should be")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

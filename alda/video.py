@@ -32,6 +32,7 @@ def side_by_side(
 
 def write_video(path: Path, pictures: Sequence[UInt8[np.ndarray, "h w c"]], fps: int) -> Path:
     """Write PATH.mp4, or PATH.gif where PyAV (the extra `video`) is not installed; return the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     enlarged = [picture.repeat(_SCALE, 0).repeat(_SCALE, 1) for picture in pictures]
     try:
         import av

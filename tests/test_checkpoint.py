@@ -296,6 +296,47 @@ def test_a_state_of_another_shape_is_refused(run, change, cause):
         train(config_for(run, steps=STEPS + 1))
 
 
+def changed(file, change):
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+ABSURD = {
+    "negative": ("config.json", lambda c: c["agent"].update(hidden_dim=-1), "hidden-dim must be at least 1"),
+    "huge": ("config.json", lambda c: c["agent"].update(hidden_dim=10**9), "no agent can be made"),
+    "null": ("meta.json", lambda c: c["spec"].update(action_dim=None), "its spec is not three whole numbers"),
+    "word": ("meta.json", lambda c: c.update(versions="x"), "versions, trained_in and overlays are not"),
+    "picture": ("meta.json", lambda c: c["spec"].update(image_size=20_000), "name different observations"),
+    "weights": ("config.json", lambda c: c["agent"].update(embed_dim=9), "holds another agent than config.json says"),
+}
+
+
+@pytest.mark.parametrize("name", ABSURD)
+def test_an_absurd_run_directory_is_refused_in_one_sentence(run, name):
+    file, change, sentence = ABSURD[name]
+    changed(run / file, change)
+    with pytest.raises(UserError, match=sentence) as raised:
+        alda.load(run)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("file", ["config.json", "meta.json", "checkpoints/latest.json", "state", "agent"])
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero", "deep"])
+def test_pipes_devices_and_deep_files_are_refused_at_once(run, file, kind):
+    names = {"state": "state.json", "agent": "agent.safetensors"}
+    path = latest(run) / names[file] if file in names else run / file
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "deep":
+        path.write_text("[" * 10_000)
+    else:
+        path.symlink_to(kind)
+    with pytest.raises(UserError, match=path.name):
+        alda.load(run)
+
+
 def test_what_others_put_beside_the_files_of_a_run_is_left_alone(run, tmp_path):
     places = ("checkpoints/save_best", "checkpoints/save_000001.zip", "tensorboard/events", "evaluations/a.json")
     for place in places:

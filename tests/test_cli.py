@@ -1,6 +1,7 @@
 import ast
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,9 @@ import pytest
 import alda
 from alda.cli import COMMANDS, main
 from alda.commands.doctor import doctor
+from alda.commands.evaluate import evaluate
+from alda.commands.plot import plot
+from alda.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,7 +30,7 @@ class Ended(NamedTuple):
 
 def run(*words):
     """The command in this process, which has PyTorch loaded."""
-    out, err = io.StringIO(), io.StringIO()
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", ["alda", *map(str, words)])
         code = 0
@@ -34,7 +38,7 @@ def run(*words):
             main()
         except SystemExit as ended:
             code = ended.code or 0
-    return Ended(code, out.getvalue(), err.getvalue())
+    return Ended(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))
 
 
 def run_apart(*words):
@@ -109,6 +113,49 @@ def test_an_evaluation_with_other_scores_is_kept_beside_the_first(trained, tmp_p
     refused = run(*words[:3], "distracting_cs:7", "--out", tmp_path / "never.json")
     assert refused.returncode == 2
     assert not (tmp_path / "never.json").exists()
+
+
+def test_an_evaluation_replaces_no_file_of_others_and_writes_into_no_link(trained, tmp_path):
+    run_dir = shutil.copytree(trained[0], tmp_path / "run", ignore=shutil.ignore_patterns("evaluations"))
+    (tmp_path / "mine.json").write_text('{"a": 1}')
+    (tmp_path / "elsewhere").mkdir()
+    (run_dir / "evaluations").symlink_to(tmp_path / "elsewhere")
+    words = {"shifts": ("train",), "episodes": 1, "workers": 0}
+    with pytest.raises(UserError, match=r"mine\.json is there already and is no evaluation"):
+        evaluate(run_dir, **words, out=tmp_path / "mine.json")
+    with pytest.raises(UserError, match="evaluations is a link"):
+        evaluate(run_dir, **words)
+    assert (tmp_path / "mine.json").read_text() == '{"a": 1}'
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("ending", [b"", b"\xff"])
+def test_names_that_are_no_text_or_markup_are_printed_as_they_are(trained, tmp_path, ending):
+    place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/[/red]$\\frac{$" + ending))
+    shutil.copytree(trained[0], place)
+    config = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps({**config, "name": "[/red]$\\frac{$\ud800"}))
+    for words in (("plot", place), ("compare", place), ("evaluate", place, "--episodes", "1", "--workers", "0")):
+        result = run(*words)
+        if words[0] == "evaluate" and ending:  # safetensors opens no such path
+            assert result.returncode == 2
+            assert "is not valid" in result.stderr
+        else:
+            assert result.returncode == 0, result.stderr
+            assert "[/red]$\\frac{$" in result.stdout
+
+
+def test_lines_of_metrics_that_are_lost_are_told(trained, tmp_path, capsys):
+    run_dir = shutil.copytree(trained[0], tmp_path / "run")
+    lines = (run_dir / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run_dir / "metrics.jsonl").write_bytes(b"".join(lines[:1]))
+    (run_dir / "meta.json").unlink()
+    plot((run_dir,))
+    said = capsys.readouterr().err
+    assert f"has lost lines: 1 of {len(lines)} are there" in said
+    assert "meta.json is missing" in said
+    with pytest.raises(UserError, match=r"meta\.json is missing"):
+        alda.load(run_dir)
 
 
 def test_pictures_are_drawn(trained):

@@ -152,6 +152,17 @@ def test_the_overview_holds_the_numbers_of_the_runs(tmp_path):
     assert page.text.count("Means over seeds") == 1
 
 
+def test_a_page_shows_nothing_from_outside_its_runs(tmp_path):
+    mine, run = fill(write(made(seed=0), tmp_path)), fill(write(made(seed=1), tmp_path))
+    (run / "picture.png").unlink()
+    (run / "picture.png").symlink_to(mine / "picture.png")
+    film = run / "videos" / "000000010_train.mp4"
+    film.write_text(f"ffconcat version 1.0\nfile '{mine / 'videos' / film.name}'\n")
+    page = page_of(run, out=tmp_path)
+    assert "picture.png is a link, which may lead anywhere" in page.text
+    assert "000000010_train.mp4 is damaged" in page.text
+
+
 def test_damaged_pieces_are_named_and_end_nothing_else(tmp_path):
     good, half = (fill(write(made(seed=seed), tmp_path)) for seed in (0, 1))
     with (half / "metrics.jsonl").open("a") as file:

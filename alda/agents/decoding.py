@@ -64,8 +64,8 @@ class DecodingAgent(LatentAgent, ReconstructingAgent):
 
 
 def to_pixels(image: Image) -> UInt8[Tensor, "n c h w"]:
-    """Convert images in [0, 1] to bytes."""
-    return (image * 255).round().to(torch.uint8)
+    """Convert images in [0, 1] to bytes; what is no number becomes black."""
+    return (image.nan_to_num(0.0) * 255).round().to(torch.uint8)
 
 
 def psnr(image: Image, truth: Image) -> Float[Tensor, ""]:

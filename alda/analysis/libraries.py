@@ -24,4 +24,6 @@ def sklearn(part: str = "base") -> Any:
 
 def new_figure(width: float, height: float) -> Any:
     """Return an empty matplotlib figure, in inches, that needs no window."""
-    return optional("matplotlib.figure", "plot").Figure(figsize=(width, height), layout="constrained")
+    figure = optional("matplotlib.figure", "plot").Figure(figsize=(width, height), layout="constrained")
+    optional("matplotlib", "plot").rcParams["text.parse_math"] = False  # a $ in a name is a $
+    return figure

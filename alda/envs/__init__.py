@@ -64,6 +64,8 @@ def make_shift(
     name, intensity, static = check_shift(shift, task)
     if image_size < 1:
         raise UserError(f"image_size must be at least 1, not {image_size}")
+    if data is not None and not isinstance(data, Data):
+        raise UserError(f"data must be an alda.Data, which names folders, not {data!r}")
     return SHIFTS[name](ShiftOptions(intensity, static, data or Data(), image_size, reference))
 
 

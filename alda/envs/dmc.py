@@ -16,6 +16,7 @@ from alda.errors import UserError
 
 EPISODE_LENGTH = 1_000  # control steps
 _NO_LIMIT = 1e6  # seconds: dm_control never ends an episode by time, this class does
+_CLOSED = "after it was closed"
 _UNBOUNDED = 1e9  # dm_control gives unlimited actuators +-1e10
 
 
@@ -51,8 +52,8 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         repeat = action_repeat_of(task) if action_repeat is None else action_repeat
         counts = {"action_repeat": repeat, "frames": frames, "image_size": image_size, "episode_length": episode_length}
         for option, value in counts.items():
-            if value < 1:
-                raise UserError(f"{option} must be at least 1, not {value}")
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise UserError(f"{option} must be a whole number, at least 1, not {value!r}")
         for what, chosen, known in (("rendering profile", profile or "exact", Profile), ("visuals", visuals, Visuals)):
             if chosen not in get_args(known):
                 raise UserError(unknown(what, chosen, get_args(known)))
@@ -75,6 +76,7 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.observation_space = gymnasium.spaces.Box(0, 255, (frames, 3, image_size, image_size), np.uint8)
         self._frames: deque[np.ndarray] = deque(maxlen=frames)
         self._control_steps = 0
+        self._no_step = "before the first reset"  # why there can be no step; empty within an episode
         self.drawing_seconds = 0.0
         self._seed(seed)
 
@@ -87,15 +89,19 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
+        if self._no_step == _CLOSED:
+            raise UserError(f"this environment cannot be reset {_CLOSED}; make another")
         if seed is not None:
             self._seed(seed)
         self._env.reset()
-        self._control_steps = 0
+        self._control_steps, self._no_step = 0, ""
         self.shift.reset(self.scene, self._shift_rng)
         self._frames.extend([self.frame()] * self._frames.maxlen)  # type: ignore[operator]
         return np.stack(self._frames), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        if self._no_step:
+            raise UserError(f"this environment cannot take a step {self._no_step}; reset it first")
         action = np.asarray(action, np.float64)
         if action.shape != self.action_space.shape or not np.all(np.abs(action) <= 1 + 1e-6):
             raise ValueError(f"actions are {self.action_space.shape} numbers in [-1, 1], not {action}")
@@ -113,6 +119,8 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
                 break
         self._frames.append(self.frame())
         truncated = not terminated and self._control_steps >= self.episode_length
+        if terminated or truncated:
+            self._no_step = "after the end of an episode"
         return np.stack(self._frames), reward, terminated, truncated, {}
 
     def frame(self) -> UInt8[np.ndarray, "3 h w"]:
@@ -140,6 +148,7 @@ class DMCEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return picture
 
     def close(self) -> None:
+        self._no_step = _CLOSED
         self.physics.free()
 
     def _seed(self, seed: int) -> None:

@@ -56,15 +56,33 @@ def renderer_name() -> str:
     import mujoco
 
     try:
+        check_process()
         context = mujoco.GLContext(16, 16)
         context.make_current()
         from OpenGL import GL
 
         name = GL.glGetString(GL.GL_RENDERER).decode()
         context.free()
+    except UserError:
+        raise
     except Exception as error:  # each OpenGL platform fails in its own way
         raise UserError(f"MuJoCo's renderer could not start ({error}); {_HELP}") from error
     return name
+
+
+def check_process() -> None:
+    """Raise UserError in a process that was forked from one that draws, where OpenGL would wait for ever."""
+    if _drawing_process() != os.getpid():
+        raise UserError(
+            "OpenGL was in use when this process was forked, and cannot be used here: start processes by spawn or "
+            'forkserver, as in multiprocessing.get_context("spawn"), or before the first environment is made'
+        )
+
+
+@functools.cache
+def _drawing_process() -> int:
+    """Return the process that asked first; forked ones inherit the answer."""
+    return os.getpid()
 
 
 def default_profile() -> Profile:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from alda.envs.rendering import Profile, apply_profile
+from alda.envs.rendering import Profile, apply_profile, check_process
 
 Visuals = Literal["classic", "native"]
 _CAMERA = 0  # of the suite's models, the one that draws
@@ -48,6 +48,7 @@ class Scene:
         return (kind == _GEOM) & moves[np.where(kind == _GEOM, number, 0)]
 
     def _render(self, **how: Any) -> np.ndarray:
+        check_process()
         if self._camera is None:
             from dm_control.mujoco.engine import Camera
 

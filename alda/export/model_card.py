@@ -10,6 +10,7 @@ from torch import Tensor
 from alda.agents.base import State
 from alda.config import Config
 from alda.errors import UserError
+from alda.files import read_json
 from alda.presets import presets
 from alda.provenance import Conditions
 from alda.training.logger import read_metrics
@@ -39,7 +40,7 @@ def evaluations_of(run: Path, step: int) -> list[Evaluation]:
     found = []
     try:
         for file in sorted(run.glob("evaluations/*.json")):
-            record = json.loads(file.read_text())
+            record = read_json(file)
             if record["step"] == step:
                 source = f"`alda evaluate`, seed {record['seed']}"
                 for shift, scores in record["worlds"].items():

@@ -12,6 +12,7 @@ import psutil
 
 from alda.envs.vector import count_cores
 from alda.errors import UserError
+from alda.files import open_regular
 from alda.training.replay import container_memory
 
 MOST_WORKERS = 16  # more have nothing to do in an evaluation
@@ -67,7 +68,7 @@ def start_process(
 
     program: what Python is called with before the words.
     """
-    with log.open("ab") as output:
+    with open_regular(log, "ab") as output:
         return subprocess.Popen(
             [sys.executable, "-P", str(Path(__file__).with_name("child.py")), str(os.getpid()), *program, *words],
             stdin=subprocess.DEVNULL,

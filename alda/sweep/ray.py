@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alda.errors import UserError
+from alda.files import open_regular
 from alda.sweep.local import MOST_WORKERS, Needs, start_process, this_program
 
 _CONNECT_SECONDS = 10.0
@@ -124,7 +125,7 @@ class RayJob:
                 self._code = -signal.SIGINT
             except errors.RayError as error:  # could not start, ran out of memory, or lost too many nodes
                 self._code = 1
-                with suppress(OSError), self._log.open("a") as log:
+                with suppress(OSError), open_regular(self._log, "a") as log:
                     log.write(f"{getattr(error, 'cause', None) or error}\n")
         return self._code
 

@@ -18,6 +18,7 @@ from typing import Literal
 
 from alda.envs.vector import cause_of_death
 from alda.errors import UserError
+from alda.files import open_regular
 from alda.sweep.local import LocalPlace
 from alda.sweep.ray import RayJob, RayPlace
 
@@ -143,7 +144,7 @@ class Runner:
                 self._died(entry, "it ended without having finished")
             else:
                 task.log.parent.mkdir(parents=True, exist_ok=True)
-                with task.log.open("a") as log:
+                with open_regular(task.log, "a") as log:
                     log.write(f"$ alda {shlex.join(entry.command)}\n")
                 entry.job = self.place.start(entry.command, task.log)
                 self._settle(entry, "evaluating" if entry.command[0] == "evaluate" else "training")

@@ -1,6 +1,5 @@
 """A run of a study as a task: `alda train`, then `alda evaluate`. What it is to do next is read from its directory."""
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,11 @@ from typing import Any
 
 from alda.config import Config
 from alda.errors import UserError
+from alda.files import read_json
 from alda.progress import clock
 from alda.sweep.local import Needs
 from alda.sweep.runner import Task
+from alda.training.checkpoint import read_state
 from alda.training.logger import read_metrics
 from alda.training.replay import replay_bytes
 from alda.training.run_lock import only_one
@@ -137,12 +138,10 @@ def needs_of(runs: Sequence[StudyRun]) -> Needs:
 
 def saved_position(run_dir: Path) -> dict[str, int]:
     """Return agent steps taken and evaluated at a run's newest checkpoint; nothing where it has none."""
-    folder = run_dir / "checkpoints"
     try:
-        place = json.loads((folder / "latest.json").read_text())["checkpoint"]
-        position = json.loads((folder / place / "state.json").read_text())["position"]
+        position = read_state(run_dir)["position"]
         return {name: int(position[name]) for name in ("step", "evaluated")}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, OSError, ValueError, KeyError, TypeError):
         return {}
 
 
@@ -150,11 +149,11 @@ def is_scored(run_dir: Path, step: int, final: Final) -> bool:
     """Return whether the final evaluation of this step is there."""
     for file in (run_dir / "evaluations").glob(f"step_{step:09d}_seed_{final.seed}*.json"):
         try:
-            record = json.loads(file.read_text())
+            record = read_json(file)
             asked = (record["episodes"], record["seed"]) == (final.episodes, final.seed)
             if asked and set(final.shifts) <= set(record["worlds"]):
                 return True
-        except (OSError, ValueError, KeyError, TypeError):
+        except (UserError, OSError, ValueError, KeyError, TypeError):
             continue
     return False
 

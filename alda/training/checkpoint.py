@@ -153,6 +153,14 @@ def reading(path: Path) -> Iterator[Path]:
         ) from error
 
 
+def lines_counted(run_dir: Path) -> int:
+    """Return how many lines of metrics the latest checkpoint counts; 0 where none can be read."""
+    try:
+        return int(read_state(run_dir)["logger"]["lines"])
+    except (UserError, OSError, LookupError, TypeError, ValueError):
+        return 0
+
+
 def _latest(run_dir: Path) -> tuple[Path, str | None]:
     """Return the folder of the latest checkpoint, and the digest of its state."""
     latest = run_dir / "checkpoints" / "latest.json"

@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from alda.errors import UserError
+from alda.files import read_bytes
 
 Item = dict[str, Any]  # something on a page; its "kind" says how page.html lays it out
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)  # what PIL raises for broken files
@@ -15,7 +16,7 @@ _BROKEN = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombEr
 
 def embed_picture(file: Path, alt: str) -> Item:
     """Return a PNG or GIF file. Raises UserError where it is damaged."""
-    content = file.read_bytes()
+    content = _content(file)
     try:
         with Image.open(io.BytesIO(content), formats=("PNG", "GIF")) as image:
             image.load()
@@ -28,17 +29,17 @@ def embed_video(file: Path, alt: str) -> Item:
     """Return an MP4 or GIF file. Raises UserError where it is damaged, which of an MP4 only PyAV can tell."""
     if file.suffix == ".gif":
         return embed_picture(file, alt)
-    size = (512, 256)
+    content, size = _content(file), (512, 256)
     try:
         import av
     except ImportError:
-        return _embedded("video", "video/mp4", file.read_bytes(), alt, size)
+        return _embedded("video", "video/mp4", content, alt, size)
     try:
-        with av.open(str(file)) as container:
+        with av.open(io.BytesIO(content), "r", format="mp4") as container:  # as no list of other files
             frame = next(container.decode(video=0))
     except (av.FFmpegError, StopIteration, IndexError, ValueError) as error:
         raise UserError(f"{file} is damaged: {error or 'it has no frame'}") from error
-    return _embedded("video", "video/mp4", file.read_bytes(), alt, (frame.width, frame.height))
+    return _embedded("video", "video/mp4", content, alt, (frame.width, frame.height))
 
 
 def embed_figure(figure: Any, alt: str) -> Item:
@@ -50,6 +51,13 @@ def embed_figure(figure: Any, alt: str) -> Item:
         figure.savefig(content, format="svg", metadata={"Date": None})
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
     return _embedded("picture", "image/svg+xml", content.getvalue(), alt, (width, height))
+
+
+def _content(file: Path) -> bytes:
+    """Return what a file of a run holds. Raises UserError for a link: a page that is passed on must not show others."""
+    if file.is_symlink() or file.parent.is_symlink():
+        raise UserError(f"{file} is a link, which may lead anywhere; it is left out")
+    return read_bytes(file)
 
 
 def _embedded(kind: str, mime: str, content: bytes, alt: str, size: tuple[int, int]) -> Item:

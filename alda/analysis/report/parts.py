@@ -14,6 +14,8 @@ from alda.commands.analyze import ANALYSES
 from alda.config import Config, flat, load_config, to_json
 from alda.envs.tasks import action_repeat_of
 from alda.errors import UserError
+from alda.files import read_bytes, read_json
+from alda.training.checkpoint import lines_counted
 from alda.training.logger import read_metrics
 
 _SIZES = ("samples", "permutations", "episodes", "states", "pairs")  # how much an analysis has looked at
@@ -94,8 +96,10 @@ def _machine(run: Path) -> Iterator[Item]:
 
 
 def _curves(run: Path) -> Iterator[Item]:
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    if lines and not lines[-1].endswith("}"):
+    lines = read_bytes(run / "metrics.jsonl").splitlines()
+    if (counted := lines_counted(run)) > len(lines):
+        yield note(f"metrics.jsonl has lost lines: the checkpoint counts {counted}.", wrong=True)
+    if lines and not lines[-1].endswith(b"}"):
         yield note("The last line of metrics.jsonl was cut off in writing; it is left out.", wrong=True)
     yield embed_figure(draw_runs([load_run(run)]), f"Learning curves of {run}")
 
@@ -177,8 +181,8 @@ def _newest_step(run: Path) -> int | None:
 def _read(file: Path) -> dict[str, Any]:
     """Return a JSON object. Raises UserError where the file holds none."""
     try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        content = read_json(file)
+    except (OSError, ValueError) as error:
         raise UserError(f"{file} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} is damaged: it holds no JSON object")

@@ -5,8 +5,8 @@ evaluated under one shift.
 """
 
 import dataclasses
-import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,8 +21,10 @@ from alda.analysis.stats import Score, score_over_seeds
 from alda.config import Config, load_config
 from alda.envs.shifts.base import parse_shift
 from alda.errors import UserError
+from alda.files import read_json
 from alda.latents import LATENTS
 from alda.presets import presets
+from alda.training.checkpoint import lines_counted
 from alda.training.logger import read_metrics
 
 # what scores under a shift depend on besides the agent
@@ -90,7 +92,7 @@ class Run:
         found = {}
         for file in sorted((self.path / "evaluations").glob("step_*_seed_*.json")):
             try:
-                record = json.loads(file.read_text())
+                record = read_json(file)
                 step, *_ = (int(record[name]) for name in ("step", "episodes", "seed"))
                 means = [float(world["mean"]) for world in record["worlds"].values()]
                 if means and step == self.evaluations[-1]["step"]:
@@ -160,8 +162,13 @@ def load_run(path: Path) -> Run:
     config = load_config(path)
     meta = path / "meta.json"
     try:
+        counted = lines_counted(path)  # first, as a run may be going on
         rows = read_metrics(path)
-        described = dict(json.loads(meta.read_text())) if meta.exists() else {}
+        if len(rows) < counted:
+            _warn(f"{path / 'metrics.jsonl'} has lost lines: {len(rows)} of {counted} are there")
+        if not meta.exists():
+            _warn(f"{meta} is missing, so what its scores were made with is not all known")
+        described = dict(read_json(meta)) if meta.exists() else {}
         evaluations = [row for row in rows if any(name[:5] == "eval/" and name[-7:] == "/return" for name in row)]
         run = Run(path, config, described, evaluations)
         if not all(isinstance(row["step"], int) for row in evaluations):
@@ -177,6 +184,10 @@ def load_run(path: Path) -> Run:
     if not evaluations:
         raise UserError(f"{path} has no evaluation yet")
     return run
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
