@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,6 +86,31 @@ def train_again(it: Attempt) -> str:
     return f"to the second: {second.stderr} ({second.returncode}); to the first: "
 
 
+def vanish(*names: str) -> Callable[[Attempt], None]:
+    """Return what deletes files or folders of the run."""
+
+    def delete(it: Attempt) -> None:
+        for name in names:
+            path = it.run_dir / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    return delete
+
+
+def flip_a_bit(it: Attempt) -> str:
+    """Kill the run, damage a file of its checkpoint, and see it refused; then undo the damage."""
+    it.process.kill()
+    it.process.wait()
+    file = it.rng.choice(sorted(path for path in (it.run_dir / "checkpoints").rglob("*") if path.is_file()))
+    content = file.read_bytes()
+    place = int(it.rng.integers(len(content)))
+    file.write_bytes(content[:place] + bytes([content[place] ^ 1 << it.rng.integers(8)]) + content[place + 1 :])
+    second = subprocess.run(command(it.run_dir), capture_output=True, text=True, check=False)
+    file.write_bytes(content)
+    told = re.sub(r"\(.*\)", "(...)", second.stderr)
+    return f"{re.sub('[0-9]{3,}', 'N', told)} ({second.returncode}); mended: "
+
+
 FAULTS: dict[str, Callable[[Attempt], str | None]] = {
     "killed": lambda it: it.process.kill(),
     "killed amid a line": kill_and_cut,
@@ -94,6 +120,11 @@ FAULTS: dict[str, Callable[[Attempt], str | None]] = {
     "disk full": fill_disk,
     "environment killed": kill_worker,
     "trained twice at once": train_again,
+    "lock deleted": vanish(".lock"),
+    "checkpoints deleted": vanish("checkpoints"),
+    "replay deleted": vanish("checkpoints/replay"),
+    "records deleted": vanish("config.json", "meta.json"),
+    "a bit flipped": flip_a_bit,
 }
 
 
@@ -163,17 +194,18 @@ def count_lost(run_dir: Path, whole: Path) -> int:
     return lines + sum(name not in tensors or not torch.equal(tensors[name], same[name]) for name in same)
 
 
-def main(times: int = 3, seed: int = 0) -> None:
+def main(times: int = 3, seed: int = 0, faults: tuple[str, ...] = ()) -> None:
     """Inject faults of each kind into a tiny real run and resume it. Exit code 1 if it ends unlike a run left alone.
 
     Args:
         times: Faults of each kind.
         seed: Seed of the moments at which they happen.
+        faults: Kinds (none: all).
     """
-    rng, outcomes = np.random.default_rng(seed), {fault: Outcome() for fault in FAULTS}
+    rng, outcomes = np.random.default_rng(seed), {fault: Outcome() for fault in faults or FAULTS}
     table = Table("fault", "injected", "what was said (exit code)", "steps repeated at most", "records lost")
     with tempfile.TemporaryDirectory() as folder, Progress() as bars:
-        bar = bars.add_task("a run left alone", total=len(FAULTS) * times)
+        bar = bars.add_task("a run left alone", total=len(outcomes) * times)
         whole, number = Path(folder, "whole"), count()
         assert attempt(whole, None, Outcome(), rng) == 0, whole.with_suffix(".log").read_text()
         for fault, outcome in outcomes.items():

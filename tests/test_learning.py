@@ -44,8 +44,8 @@ class SteerTheDot:
 
 SAC = {"batch_size": 16, "hidden_dim": 128, "embed_dim": 64, "random_steps": 200}
 ALDA_STORED = {"codes": "stored", "autoencoder_every": 2, "autoencoder_first": 50}
-DARLA = {"batch_size": 32, "denoiser_updates": 400, "vae_updates": 1_500, "beta_warm_up": 100}
-DARLA |= {"vae_learning_rate": 1e-3, "catch_up_updates": 200}
+DARLA = {"batch_size": 32, "denoiser_updates": 400, "vae_updates": 1_000, "beta_warm_up": 100}
+DARLA |= {"vae_learning_rate": 1e-3, "catch_up_updates": 200, "active_range": (2, 32)}  # a dot has two numbers
 REPO = {"random_steps": 1_000, "batch_size": 16, "sequence_length": 20, "update_every": 5, "updates_each_time": 8}
 REPO |= {"hidden_dim": 64, "deter_dim": 64, "stoch_dim": 10, "horizon": 8, "discount": 0.9, "entropy_samples": 5}
 REPO |= {"entropy_coef": 1e-2, "model_learning_rate": 1e-3, "behaviour_learning_rate": 1e-3}
