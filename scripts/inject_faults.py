@@ -27,8 +27,8 @@ import tyro
 from rich.progress import Progress
 from rich.table import Table
 
-from alda.files import read_tensors
 from alda.progress import wide_console
+from alda.tensors import read_tensors
 from alda.training.logger import read_metrics
 
 STEPS = 120

@@ -15,7 +15,7 @@ from alda.agents import AGENTS, Agent, AgentConfig
 from alda.config import Config, EnvConfig
 from alda.envs.backgrounds.data import Data
 from alda.envs.vector import Pool
-from alda.files import read_tensors
+from alda.tensors import read_tensors
 from alda.training.acceleration import Speed, accelerate
 from alda.training.logger import read_metrics
 from alda.training.replay import Replay

@@ -12,7 +12,7 @@ from torch.distributions import Normal, kl_divergence
 
 from alda.agents.darla import DARLA, DARLAConfig, beta_at
 from alda.errors import LearningError, UserError
-from alda.files import join_tensors, split_tensors
+from alda.tensors import join_tensors, split_tensors
 from alda.training.replay import Replay
 from alda.types import EnvSpec
 

@@ -28,7 +28,8 @@ from alda.envs.backgrounds.data import Data
 from alda.errors import UserError
 from alda.export.bundle import FILES, PROGRAM, WEIGHTS
 from alda.export.model_card import evaluations_of
-from alda.files import checksum, write_json, write_tensors
+from alda.files import checksum, write_json
+from alda.tensors import write_tensors
 from alda.training.trainer import train
 from alda.types import EnvSpec
 

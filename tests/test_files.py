@@ -5,7 +5,11 @@ import os
 import pytest
 import torch
 
-from alda.files import check_writable, write_json, write_tensors, write_text
+from alda.agents.decoding import to_pixels
+from alda.envs.shifts.color import read_table
+from alda.errors import UserError
+from alda.files import check_writable, write_json, write_text
+from alda.tensors import write_tensors
 
 
 def test_a_file_to_be_written_later_is_checked_and_left_alone(tmp_path):
@@ -54,3 +58,14 @@ def test_weights_are_as_readable_as_text(tmp_path, mask):
         os.umask(before)
     modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("a.json", "a.safetensors")]
     assert modes == [0o666 & ~mask] * 2
+
+
+def test_what_is_no_number_is_drawn_black():
+    image = torch.tensor([0.0, 1.0, torch.nan, 0.5]).expand(1, 3, 2, 4)
+    assert to_pixels(image)[0, 0, 0].tolist() == [0, 255, 0, 128]
+
+
+def test_a_colour_table_that_is_no_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "table.json")
+    with pytest.raises(UserError, match=r"table\.json is no regular file"):
+        read_table(tmp_path / "table.json")

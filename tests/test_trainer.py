@@ -34,8 +34,8 @@ from alda.config import EnvConfig
 from alda.envs.rendering import renderer_name
 from alda.envs.vector import Pool, _Here
 from alda.errors import LearningError, UserError, WorkerError
-from alda.files import read_tensors
 from alda.provenance import PACKAGES
+from alda.tensors import read_tensors
 from alda.training.checkpoint import Position
 from alda.training.collector import Collector
 from alda.training.logger import read_metrics

@@ -20,8 +20,9 @@ from alda.agents import Agent
 from alda.agents.decoding import LatentAgent
 from alda.config import Config
 from alda.errors import UserError
-from alda.files import check_digest, tensors_for
+from alda.files import check_digest
 from alda.provenance import load_meta
+from alda.tensors import tensors_for
 from alda.types import EnvSpec
 
 FORMAT = 1  # another number where this code would misread the folder

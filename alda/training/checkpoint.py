@@ -25,17 +25,8 @@ from safetensors import SafetensorError
 
 from alda.agents.base import Agent
 from alda.errors import TakenOverError, UserError
-from alda.files import (
-    check_digest,
-    join_tensors,
-    own_folder,
-    read_json,
-    read_tensors,
-    split_tensors,
-    tensors_for,
-    write_json,
-    write_tensors,
-)
+from alda.files import check_digest, own_folder, read_json, write_json
+from alda.tensors import join_tensors, read_tensors, split_tensors, tensors_for, write_tensors
 from alda.training.replay import Replay
 
 # What reading broken or missing files raises, and what must not be taken for it.

@@ -21,9 +21,9 @@ from alda.analysis.latents.factor_dataset import draw_samples, joints_of, read_j
 from alda.analysis.latents.readout import episode_steps
 from alda.analysis.paired_rollouts import paired_rollouts
 from alda.errors import UserError
-from alda.files import read_tensors, write_tensors
 from alda.policy import Policy
 from alda.progress import Begin
+from alda.tensors import read_tensors, write_tensors
 
 STATES = 20  # of a held-out episode, evenly spread
 _HELD_OUT = 10_000  # seeds of held-out episodes begin here

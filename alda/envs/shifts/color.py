@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, UInt8
 from alda.envs.scene import Scene
 from alda.envs.shifts.base import Shift, ShiftOptions
 from alda.errors import UserError
+from alda.files import read_json
 
 ColorSetting = dict[str, list[float]]  # see KEYS; three numbers in [0, 1] each
 
@@ -82,7 +83,7 @@ def draw_table(name: str, size: int = 100) -> list[ColorSetting]:
 def read_table(path: Path) -> list[ColorSetting]:
     """Read colour settings from a JSON file. Raises UserError for a file that is no such table."""
     try:
-        table = json.loads(path.read_text())
+        table = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"the colour table {path} could not be read: {error}") from error
     if not (isinstance(table, list) and table and all(map(_is_setting, table))):
