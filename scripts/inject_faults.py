@@ -28,8 +28,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from alda.progress import wide_console
-from alda.tensors import read_tensors
 from alda.training.logger import read_metrics
+from alda.training.tensors import read_tensors
 
 STEPS = 120
 WORDS = f"""train sac --env.task cartpole_balance --env.episode-length 80 --env.profile fast --env.image-size 44

@@ -15,11 +15,11 @@ from alda.agents import AGENTS, Agent, AgentConfig
 from alda.config import Config, EnvConfig
 from alda.envs.backgrounds.data import Data
 from alda.envs.vector import Pool
-from alda.tensors import read_tensors
 from alda.training.acceleration import Speed, accelerate
 from alda.training.logger import read_metrics
 from alda.training.replay import Replay
 from alda.training.rollout import Episode, EpisodeRequest, play_all
+from alda.training.tensors import read_tensors
 from alda.training.trainer import Trainer, train
 from alda.types import EnvSpec
 

@@ -12,8 +12,8 @@ from torch.distributions import Normal, kl_divergence
 
 from alda.agents.darla import DARLA, DARLAConfig, beta_at
 from alda.errors import LearningError, UserError
-from alda.tensors import join_tensors, split_tensors
 from alda.training.replay import Replay
+from alda.training.tensors import join_tensors, split_tensors
 from alda.types import EnvSpec
 
 SPEC = EnvSpec(frames=3, image_size=16, action_dim=2)

@@ -29,7 +29,7 @@ from alda.errors import UserError
 from alda.export.bundle import FILES, PROGRAM, WEIGHTS
 from alda.export.model_card import evaluations_of
 from alda.files import checksum, write_json
-from alda.tensors import write_tensors
+from alda.training.tensors import write_tensors
 from alda.training.trainer import train
 from alda.types import EnvSpec
 

@@ -9,7 +9,7 @@ from alda.agents.decoding import to_pixels
 from alda.envs.shifts.color import read_table
 from alda.errors import UserError
 from alda.files import check_writable, write_json, write_text
-from alda.tensors import write_tensors
+from alda.training.tensors import write_tensors
 
 
 def test_a_file_to_be_written_later_is_checked_and_left_alone(tmp_path):

@@ -26,7 +26,7 @@ from alda.commands.analyze import ANALYSES
 from alda.commands.report import report
 from alda.errors import UserError
 from alda.training.rollout import bootstrap_interval
-from alda.video import write_video
+from alda.training.video import write_video
 
 DASH = "\N{EN DASH}"
 

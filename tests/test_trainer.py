@@ -35,12 +35,12 @@ from alda.envs.rendering import renderer_name
 from alda.envs.vector import Pool, _Here
 from alda.errors import LearningError, UserError, WorkerError
 from alda.provenance import PACKAGES
-from alda.tensors import read_tensors
 from alda.training.checkpoint import Position
 from alda.training.collector import Collector
 from alda.training.logger import read_metrics
 from alda.training.replay import Replay
 from alda.training.rollout import episode_seeds
+from alda.training.tensors import read_tensors
 from alda.training.timing import Stopwatch
 from alda.training.trainer import Trainer, train
 from alda.types import EnvSpec

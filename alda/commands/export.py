@@ -22,8 +22,8 @@ from alda.export.bundle import FILES, FORMAT, PROGRAM, WEIGHTS, export_meta
 from alda.export.model_card import evaluations_of, model_card
 from alda.files import write_json, write_text
 from alda.provenance import load_meta, load_spec
-from alda.tensors import write_tensors
 from alda.training.checkpoint import load_weights
+from alda.training.tensors import write_tensors
 from alda.types import EnvSpec
 
 

@@ -22,7 +22,7 @@ from alda.config import Config
 from alda.errors import UserError
 from alda.files import check_digest
 from alda.provenance import load_meta
-from alda.tensors import tensors_for
+from alda.training.tensors import tensors_for
 from alda.types import EnvSpec
 
 FORMAT = 1  # another number where this code would misread the folder

@@ -26,8 +26,8 @@ from safetensors import SafetensorError
 from alda.agents.base import Agent
 from alda.errors import TakenOverError, UserError
 from alda.files import check_digest, own_folder, read_json, write_json
-from alda.tensors import join_tensors, read_tensors, split_tensors, tensors_for, write_tensors
 from alda.training.replay import Replay
+from alda.training.tensors import join_tensors, read_tensors, split_tensors, tensors_for, write_tensors
 
 # What reading broken or missing files raises, and what must not be taken for it.
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)

@@ -14,7 +14,7 @@ from alda.files import own_folder
 from alda.pictures import write_traversal
 from alda.provenance import Conditions
 from alda.training.rollout import Episode, EpisodeRequest, episode_seeds, play_all
-from alda.video import side_by_side, write_video
+from alda.training.video import side_by_side, write_video
 
 
 class Evaluator:

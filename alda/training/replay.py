@@ -24,7 +24,7 @@ from torch import Tensor
 
 from alda.errors import UserError
 from alda.files import check_digest, own_folder
-from alda.tensors import read_tensors, write_tensors
+from alda.training.tensors import read_tensors, write_tensors
 from alda.training.timing import Stopwatch
 from alda.types import EnvSpec, Sequence, Transition
 

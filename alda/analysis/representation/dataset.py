@@ -23,7 +23,7 @@ from alda.analysis.paired_rollouts import paired_rollouts
 from alda.errors import UserError
 from alda.policy import Policy
 from alda.progress import Begin
-from alda.tensors import read_tensors, write_tensors
+from alda.training.tensors import read_tensors, write_tensors
 
 STATES = 20  # of a held-out episode, evenly spread
 _HELD_OUT = 10_000  # seeds of held-out episodes begin here
