@@ -18,7 +18,7 @@ import alda
 from alda.commands.envs import envs, preview
 from alda.envs import SHIFTS, covers
 from alda.envs.backgrounds.data import Data
-from alda.envs.rendering import load_suite
+from alda.envs.rendering import load_suite, renderer_name
 from alda.envs.shifts.color import DEFAULT, draw_table, recolor
 from alda.envs.tasks import TASKS, split_task
 from alda.errors import UserError
@@ -233,16 +233,29 @@ def test_values_of_other_types_are_refused_in_a_sentence():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_forked_process_says_that_it_cannot_draw(make):
-    make("cartpole_balance").reset()
+def test_the_renderer_can_be_asked_for_its_name_while_an_environment_draws(make):
+    env = make("cartpole_balance", shift="distracting_cs", profile="fast")
+    frames = []
+    for _ in range(2):
+        frames.append(env.reset(seed=4)[0])
+        renderer_name.__wrapped__()
+        frames.append(env.step(np.zeros(1))[0])
+    assert np.array_equal(frames[0], frames[2])
+    assert np.array_equal(frames[1], frames[3])
+
+
+@pytest.mark.parametrize(("threads", "code"), [("0", 0), ("2", 7)])
+def test_a_forked_process_draws_or_says_that_it_cannot(make, monkeypatch, threads, code):
+    make("cartpole_balance", profile="fast").reset()
+    monkeypatch.setenv("LP_NUM_THREADS", threads)
     child = os.fork()
     if child == 0:  # where an exception must not leave the test
         try:
             alda.make_env("cartpole_balance", profile="fast").reset()
         except UserError as error:
             os._exit(7 if "spawn" in str(error) else 8)
-        os._exit(9)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code
 
 
 def test_unknown_names_are_refused_with_the_nearest_known():

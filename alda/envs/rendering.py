@@ -10,6 +10,7 @@ import functools
 import importlib
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from ctypes.util import find_library
 from importlib.util import find_spec
 from types import ModuleType
@@ -53,26 +54,30 @@ def apply_profile(model: Any, profile: Profile, image_size: int) -> dict[str, bo
 def renderer_name() -> str:
     """Return OpenGL's name for itself, as in 'llvmpipe (LLVM 15.0.6, 256 bits)'. Raises UserError without OpenGL."""
     load_suite()
-    import mujoco
-
+    _drawing_process()
     try:
-        check_process()
-        context = mujoco.GLContext(16, 16)
-        context.make_current()
-        from OpenGL import GL
-
-        name = GL.glGetString(GL.GL_RENDERER).decode()
-        context.free()
-    except UserError:
-        raise
+        with ThreadPoolExecutor(max_workers=1) as thread:  # or the context of an environment would no longer be current
+            return thread.submit(_ask_renderer).result()
     except Exception as error:  # each OpenGL platform fails in its own way
         raise UserError(f"MuJoCo's renderer could not start ({error}); {_HELP}") from error
+
+
+def _ask_renderer() -> str:
+    import mujoco
+
+    context = mujoco.GLContext(16, 16)
+    context.make_current()
+    from OpenGL import GL
+
+    name: str = GL.glGetString(GL.GL_RENDERER).decode()
+    context.free()
     return name
 
 
 def check_process() -> None:
-    """Raise UserError in a process that was forked from one that draws, where OpenGL would wait for ever."""
-    if _drawing_process() != os.getpid():
+    """Raise UserError in a process that was forked from one that draws on a GPU or with threads, which are lost."""
+    alone = _software() and os.environ.get("LP_NUM_THREADS") == "0"  # asked in the first process, known in the others
+    if _drawing_process() != os.getpid() and not alone:
         raise UserError(
             "OpenGL was in use when this process was forked, and cannot be used here: start processes by spawn or "
             'forkserver, as in multiprocessing.get_context("spawn"), or before the first environment is made'
@@ -87,8 +92,11 @@ def _drawing_process() -> int:
 
 def default_profile() -> Profile:
     """Return `near` on software rendering, `exact` on a GPU."""
-    software = any(word in renderer_name().lower() for word in ("llvmpipe", "softpipe", "swrast", "software"))
-    return "near" if software else "exact"
+    return "near" if _software() else "exact"
+
+
+def _software() -> bool:
+    return any(word in renderer_name().lower() for word in ("llvmpipe", "softpipe", "swrast", "software"))
 
 
 @functools.cache
@@ -119,6 +127,10 @@ def _load_triton_first() -> None:
 
 
 def _choose_opengl() -> None:
-    """Draw without a screen: by EGL, or by OSMesa where there is no EGL, unless MUJOCO_GL already says."""
+    """Draw without a screen: by EGL, or by OSMesa where there is no EGL, unless MUJOCO_GL already says.
+
+    In software without threads, which gain nothing at 64 pixels and which a forked process would wait for.
+    """
     if sys.platform == "linux":
+        os.environ.setdefault("LP_NUM_THREADS", "0")
         os.environ.setdefault("MUJOCO_GL", "osmesa" if find_library("EGL") is None else "egl")

@@ -28,7 +28,7 @@ from alda.errors import UserError, WorkerError
 
 MakeEnv = Callable[..., Any]  # (shift=...) -> Gymnasium environment
 _SERVE = "import sys; from alda.envs.vector import serve; serve(int(sys.argv[1]))"
-_ONE_THREAD = {"LP_NUM_THREADS": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # unless set otherwise
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # unless set otherwise
 
 
 class Result(NamedTuple):
