@@ -23,7 +23,6 @@ COMMANDS = {  # words -> module of alda/commands, and its function where that is
     "analyze theorem1": "analyze",
     "inspect": "inspect",
     "represent": "represent",
-    "represent one": "represent",
     "figure": "figure",
     "compare": "compare",
     "results add": "results",

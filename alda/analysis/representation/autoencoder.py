@@ -1,6 +1,7 @@
 """ALDA's autoencoder alone: it learns by ALDA's own code from frames in the place of a replay, and is measured on
 states that it has not seen, in the plain task and under every shift."""
 
+import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,42 +17,35 @@ from alda.analysis.latents.probes import fit
 from alda.analysis.latents.readout import stored_range
 from alda.analysis.latents.results import rounded
 from alda.analysis.latents.theorem import measure as measure_theorem
+from alda.analysis.paired_rollouts import evenly_spread
 from alda.analysis.representation.dataset import Dataset
 from alda.nets.representation import to_float
 from alda.training.acceleration import accelerate
 from alda.types import EnvSpec
 
-BINS = 20  # of a source, in information about it
 _PROBED = 2_000  # frames, evenly taken, that a probe learns from
 _PERMUTATIONS = 20
 
 
 def learn(config: ALDAConfig, frame: UInt8[Tensor, "n 3 h w"], *, updates: int, seed: int) -> ALDA:
-    """Return an agent of which encoder, latent model and decoder have learned from frames drawn with replacement.
+    """Return an agent on the CPU of which encoder, latent model and decoder have learned from frames drawn with
+    replacement.
 
     frame: on the device where learning takes place. Equal seeds give equal agents on equal machines, and equal first
     weights and batches for all latent models.
     """
+    gc.collect()  # CUDA graphs of earlier agents, which hold memory
     torch.manual_seed(seed)
-    agent = _new_agent(config, frame.shape[-1], str(frame.device))
+    spec = EnvSpec(frames=1, image_size=frame.shape[-1], action_dim=1)
+    agent, measured = (ALDA(config, spec).to(device) for device in (frame.device, "cpu"))
+    for one in (agent, measured):
+        accelerate(one, "fast")
     batches = torch.Generator(frame.device).manual_seed(seed)
     for _ in range(updates):
         chosen = torch.randint(len(frame), (config.batch_size,), generator=batches, device=frame.device)
         agent.update_autoencoder(to_float(frame[chosen]))
-    return agent
-
-
-def on_cpu(agent: ALDA, image_size: int) -> ALDA:
-    """Return an agent with the same weights that computes as agents do on a CPU, so that numbers are made alike."""
-    there = _new_agent(agent.config, image_size, "cpu")
-    there.load_state_dict(agent.state_dict())
-    return there
-
-
-def _new_agent(config: ALDAConfig, image_size: int, device: str) -> ALDA:
-    agent = ALDA(config, EnvSpec(frames=1, image_size=image_size, action_dim=1)).to(device)
-    accelerate(agent, "fast")
-    return agent
+    measured.load_state_dict(agent.state_dict())
+    return measured
 
 
 def measure(agent: ALDA, data: Dataset, shifts: Sequence[str], *, seed: int) -> dict[str, Any]:
@@ -62,37 +56,36 @@ def measure(agent: ALDA, data: Dataset, shifts: Sequence[str], *, seed: int) -> 
     frames of the plain task.
     """
     clean, *others = (CodeView(agent, frame[:, None]) for frame in data.twin)
-    known = CodeView(agent, _some(data.frame)[:, None])
-    known_pose = data.pose(_some(data.joints))
-    probes = {when: fit(_numpy(code), known_pose, "nonlinear", seed) for when, code in _codes(agent, known).items()}
-    here = _codes(agent, clean)
-    truth, turning = data.pose(data.twin_joints), int(data.turns.sum())
+    count = min(_PROBED, len(data.frame))
+    known, joints = (torch.stack(evenly_spread(list(rows), count)) for rows in (data.frame, data.joints))
+    known_codes, known_pose = _codes(agent, CodeView(agent, known[:, None])), data.pose(joints)
+    probes = {when: fit(_numpy(code), known_pose, "nonlinear", seed) for when, code in known_codes.items()}
+    here, truth, turning = _codes(agent, clean), data.pose(data.twin_joints), int(data.turns.sum())
 
     def look(view: CodeView) -> dict[str, Any]:
         compared, there = compare_codes(agent, clean, view), _codes(agent, view)
         told = {when: r2_of_joints(truth, probes[when](_numpy(code)), turning) for when, code in there.items()}
-        quality = compared["psnr"]
         return {
             "distance": {when: rounded(relative_distance(here[when], there[when])) for when in here},
             "pose": {when: rounded(share.clip(0).mean()) for when, share in told.items()},
-            "psnr": {when: values["clean twin"] for when, values in quality.items()},
-            "psnr_seen": quality["after"]["frame seen"],
-            "outside": _mean(compared.get("outside", {}).get("shifted")),
-            "same_value": _mean(compared.get("same_value")),
+            "psnr": {when: values["clean twin"] for when, values in compared["psnr"].items()},
+            "psnr_seen": compared["psnr"]["after"]["frame seen"],
+            "outside": rounded(np.mean(compared["outside"]["shifted"])) if "outside" in compared else None,
+            "same_value": rounded(np.mean(compared["same_value"])) if "same_value" in compared else None,
         }
 
     plain = look(clean)
     sample = CodeView(agent, data.sample[:, None])
-    latents = _numpy(sample.code) if sample.nearest is None else sample.nearest.cpu().numpy()
-    joints, colors = (part.double().numpy() for part in (data.sample_joints, data.sample_colors))
-    theorem = measure_theorem(joints, colors, latents, permutations=_PERMUTATIONS, seed=seed)["summary"]
+    latents = _numpy(sample.code if sample.nearest is None else sample.nearest)
+    sources = _numpy(data.sample_joints.double()), _numpy(data.sample_colors.double())
+    theorem = measure_theorem(*sources, latents, permutations=_PERMUTATIONS, seed=seed)["summary"]
     shown = {name: rounded(theorem[name]) for name in ("t1_excess", "t1_excess_largest", "mixing")}
     return {
         "psnr": plain["psnr"]["after"],
         "pose": plain["pose"],
         "outside": plain["outside"],
         "worlds": {shift: look(view) for shift, view in zip(shifts, others, strict=True)},
-        "information": information(joints, colors, latents, seed=seed),
+        "information": information(*sources, latents, seed=seed),
         "theorem1": shown | {"rejected": len(theorem["rejected"])},
     }
 
@@ -114,9 +107,7 @@ def information(
     share of what there is to know about a joint, or a colour, that its best latent tells, mean over joints or colours.
     """
     sources = np.concatenate([joints, colors], axis=1)
-    labels = np.stack([discretise(column, BINS) for column in sources.T], axis=1)
-    nmi = nmi_matrix(labels, latents, seed=seed)
-    active = active_latents(latents)
+    nmi, active = nmi_matrix(discretise(sources), latents, seed=seed), active_latents(latents)
     best = nmi.max(1)
     return {
         "infom": rounded(infom(nmi[:, active])),
@@ -129,19 +120,12 @@ def information(
 
 
 def _codes(agent: ALDA, view: CodeView) -> dict[str, Float[Tensor, "n l"]]:
-    found = {"before": view.encoded}
-    if (bounds := stored_range(agent)) is not None:
-        found["clamped"] = view.encoded.clamp(*bounds)
-    return found | {"after": view.code}
+    bounds = stored_range(agent)
+    clamped = {} if bounds is None else {"clamped": view.encoded.clamp(*bounds)}
+    return {"before": view.encoded, **clamped, "after": view.code}
 
 
-def _some(rows: Tensor) -> Tensor:
-    return rows[torch.linspace(0, len(rows) - 1, min(_PROBED, len(rows))).round().long()]
-
-
-def _numpy(code: Float[Tensor, "n l"]) -> Float[np.ndarray, "n l"]:
-    return code.detach().cpu().double().numpy()
-
-
-def _mean(shares: list[float] | None) -> float | None:
-    return None if shares is None else rounded(np.mean(shares))
+def _numpy(x: Real[Tensor, "n l"]) -> Real[np.ndarray, "n l"]:
+    """Return floats in double precision, and integers as they are."""
+    x = x.detach()
+    return (x.double() if x.is_floating_point() else x).numpy()
