@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from torch.utils._pytree import tree_map
 
 from alda.agents import make_loaded_agent
 from alda.agents.base import Agent
@@ -32,31 +33,68 @@ class Policy:
         self.reset()
 
     def reset(self) -> None:
-        """Begin a new episode. Only agents with a recurrent state need this."""
-        self._state = self.agent.initial_state(num_envs=1)
+        """Begin new episodes. Only agents with a recurrent state need this."""
+        self._state, self._playing = None, 0
 
-    def act(self, obs: UInt8[np.ndarray, "f c h w"], *, explore: bool = False) -> Float[np.ndarray, " a"]:
-        """Choose the action for one observation: uint8 [F, 3, H, W] -> float32 [A] in [-1, 1].
+    def act(self, obs: UInt8[np.ndarray, "..."], *, explore: bool = False) -> Float[np.ndarray, "..."]:
+        """Choose the action for one observation, or one for each of a batch: float32 [A] or [B, A] in [-1, 1].
 
-        explore: sample from the policy instead of taking its mode. Raises UserError for another shape or type.
+        obs: uint8 [F, 3, H, W] or [B, F, 3, H, W]; frames may be laid out as channels, [3 F, H, W] or [B, 3 F, H, W].
+        explore: sample from the policy instead of taking its mode. Raises UserError for another shape or type, and
+        where the batch has another size than before within an episode.
         """
-        action, self._state = self.agent.act(self._batch(obs), self._state, explore=explore)
-        return action[0].cpu().numpy()
+        batch, single = self._batch(obs)
+        if not self._playing:
+            self._state, self._playing = self.agent.initial_state(len(batch)), len(batch)
+        if self._state is not None and self._playing != len(batch):
+            raise UserError(f"{self._playing} episodes are played, not {len(batch)}; reset the policy first")
+        actions, self._state = self.agent.act(batch, self._state, explore=explore)
+        return actions[0].cpu().numpy() if single else actions.cpu().numpy()
+
+    def predict(
+        self,
+        observation: UInt8[np.ndarray, "..."],
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Float[np.ndarray, "..."], Any]:
+        """Return actions and the next state of the policy, as models of Stable-Baselines3 do.
+
+        observation: as `act` takes it. state: returned by the call before (None: at the start). episode_start: of each
+        observation of a batch, whether an episode begins with it. deterministic: take the mode of the policy. Raises
+        UserError for another shape or type.
+        """
+        batch, single = self._batch(observation)
+        start = self.agent.initial_state(len(batch))
+        if state is None:
+            state = start
+        elif episode_start is not None:
+            begins = torch.as_tensor(np.atleast_1d(episode_start), device=batch.device)
+            state = tree_map(
+                lambda new, old: torch.where(begins.view(-1, *[1] * (old.ndim - 1)), new, old), start, state
+            )
+        actions, state = self.agent.act(batch, state, explore=not deterministic)
+        return actions[0].cpu().numpy() if single else actions.cpu().numpy(), state
 
     def reconstruct(self, obs: UInt8[np.ndarray, "f c h w"]) -> UInt8[np.ndarray, "c h w"] | None:
         """Return the newest frame as the agent decodes it, uint8 [3, H, W]; None for a method without a decoder."""
         if not isinstance(self.agent, ReconstructingAgent):
             return None
-        return self.agent.reconstruct(self._batch(obs))[0].cpu().numpy()
+        return self.agent.reconstruct(self._batch(obs)[0])[0].cpu().numpy()
 
-    def _batch(self, obs: np.ndarray) -> torch.Tensor:
-        """Return a batch of one observation on the agent's device."""
-        if (obs.dtype, obs.shape) != (np.uint8, self.spec.obs_shape):
-            wanted, given = (
-                f"{kind} {list(shape)}" for kind, shape in (("uint8", self.spec.obs_shape), (obs.dtype, obs.shape))
+    def _batch(self, obs: np.ndarray) -> tuple[torch.Tensor, bool]:
+        """Return a batch of observations on the agent's device, and whether it was one that is no batch."""
+        frames, channels, height, width = shape = self.spec.obs_shape
+        flat = (frames * channels, height, width)
+        single = obs.shape in (shape, flat)
+        if obs.dtype != np.uint8 or not (single or obs.shape[1:] in (shape, flat)):
+            raise UserError(
+                f"a policy acts on one observation, uint8 {list(shape)} or {list(flat)}, or on a batch of them, not on "
+                f"{obs.dtype} {list(obs.shape)}"
             )
-            raise UserError(f"a policy acts on one observation, {wanted}, not on {given}")
-        return torch.from_numpy(obs)[None].to(next(self.agent.parameters()).device)
+        return torch.from_numpy(np.ascontiguousarray(obs)).view(-1, *shape).to(
+            next(self.agent.parameters()).device
+        ), single
 
 
 PRETRAINED = Path(__file__).parent / "pretrained"

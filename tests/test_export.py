@@ -120,8 +120,34 @@ def answers(agent, obs: Tensor) -> list[Tensor]:
 def test_what_is_no_observation_is_refused_in_a_sentence(made):
     policy = alda.load(made("sac")[1])
     obs = observations(policy, 1)[0]
-    with pytest.raises(UserError, match=r"acts on one observation, uint8 \[3, 3, \d+, \d+\], not on uint8 \[2, 3, "):
+    with pytest.raises(
+        UserError, match=r"acts on one observation, uint8 \[3, 3, \d+, \d+\] or .* not on uint8 \[2, 3, "
+    ):
         policy.act(obs[:2])
+
+
+@pytest.mark.parametrize("method", ["sac", "repo"])
+def test_a_batch_is_acted_on_as_each_of_its_observations(made, method):
+    """Frames as an axis of their own or as channels; by act, and by predict as Stable-Baselines3 calls it."""
+    many, one = alda.load(made(method)[1]), alda.load(made(method)[1])
+    episodes = np.stack([observations(many, 4, seed=seed) for seed in (0, 1, 2)])  # [B, T, F, 3, H, W]
+    alone = []
+    for episode in episodes:
+        one.reset()
+        alone.append([one.act(obs) for obs in episode])
+    state, starts = None, np.ones(3, bool)
+    for t in range(4):
+        actions = many.act(episodes[:, t])
+        np.testing.assert_allclose(actions, [of[t] for of in alone], atol=1e-5)
+        flat = episodes[:, t].reshape(3, -1, *episodes.shape[-2:])
+        predicted, state = one.predict(flat, state, starts, deterministic=True)
+        np.testing.assert_allclose(predicted, actions, atol=1e-5)
+        starts[:] = False
+    again, _ = one.predict(episodes[:, 0], state, np.array([True, True, True]), deterministic=True)
+    np.testing.assert_allclose(again, [of[0] for of in alone], atol=1e-5)
+    if method == "repo":
+        with pytest.raises(UserError, match="3 episodes are played, not 2"):
+            many.act(episodes[:2, 0])
 
 
 @pytest.mark.parametrize("method", AGENTS)
