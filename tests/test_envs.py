@@ -213,6 +213,20 @@ def test_what_is_asked_out_of_turn_is_refused(make):
             late()
 
 
+@pytest.mark.parametrize(
+    ("first", "works"),
+    [("mujoco", True), ("torch, mujoco", True), ("dm_control.suite", False), ("OpenGL.GL", False)],
+)
+def test_what_was_imported_first_works_or_is_told(first, works):
+    code = f"import {first}, alda; alda.make_env('cartpole_balance', profile='fast').reset()"
+    env = {name: value for name, value in os.environ.items() if name not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
+    ended = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    if not works and "DISPLAY" not in env:
+        assert ended.stderr.splitlines()[-1].startswith("alda.errors.UserError: dm_control or OpenGL was imported")
+    else:
+        assert ended.returncode == 0, ended.stderr
+
+
 def test_values_of_other_types_are_refused_in_a_sentence():
     """In a process of its own, as the types of arguments are checked in this one before anything else."""
     code = """if True:

@@ -10,7 +10,6 @@ import functools
 import importlib
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from ctypes.util import find_library
 from importlib.util import find_spec
 from types import ModuleType
@@ -33,7 +32,7 @@ def load_suite() -> ModuleType:
     try:
         from dm_control import suite
     except (ImportError, AttributeError, RuntimeError) as error:
-        raise UserError(f"MuJoCo's renderer could not start ({error}); {_HELP}") from error
+        raise _not_started(error) from error
     _drop_missing_fields()
     return suite
 
@@ -56,22 +55,29 @@ def renderer_name() -> str:
     load_suite()
     _drawing_process()
     try:
-        with ThreadPoolExecutor(max_workers=1) as thread:  # or the context of an environment would no longer be current
-            return thread.submit(_ask_renderer).result()
+        from dm_control._render import (
+            Renderer,
+        )  # which keeps track of contexts; mujoco's own would disturb environments
+
+        renderer = Renderer(16, 16)
+        with renderer.make_current() as context:
+            from OpenGL import GL
+
+            name: str = context.call(GL.glGetString, GL.GL_RENDERER).decode()
+        renderer.free()
     except Exception as error:  # each OpenGL platform fails in its own way
-        raise UserError(f"MuJoCo's renderer could not start ({error}); {_HELP}") from error
-
-
-def _ask_renderer() -> str:
-    import mujoco
-
-    context = mujoco.GLContext(16, 16)
-    context.make_current()
-    from OpenGL import GL
-
-    name: str = GL.glGetString(GL.GL_RENDERER).decode()
-    context.free()
+        raise _not_started(error) from error
     return name
+
+
+def _not_started(error: BaseException) -> UserError:
+    """Return what to do about a renderer that could not start."""
+    if type(getattr(sys.modules.get("OpenGL.platform"), "PLATFORM", None)).__name__ == "GLXPlatform":
+        return UserError(
+            "dm_control or OpenGL was imported before the first environment and expects a screen: make an environment "
+            "of alda first, or set MUJOCO_GL=egl and PYOPENGL_PLATFORM=egl before Python starts"
+        )
+    return UserError(f"MuJoCo's renderer could not start ({error}); {_HELP}")
 
 
 def check_process() -> None:
