@@ -237,11 +237,11 @@ def filled(*devices: str) -> Replay:
 
 @pytest.fixture
 def make():
-    """make_env, with everything closed at the end."""
+    """make_env, with seed 0 and everything closed at the end."""
     made = []
 
     def make_env(*args, **options):
-        made.append(alda.make_env(*args, **options))
+        made.append(alda.make_env(*args, **{"seed": 0, **options}))
         return made[-1]
 
     yield make_env

@@ -89,9 +89,21 @@ def test_gymnasium_checker_finds_nothing_and_every_domain_moves(name):
     env.close()
 
 
-def test_gymnasium_plays_several_in_processes_of_its_own(make):
-    """Without OpenGL before the first reset, and with the same frames as alone."""
-    context = {"context": "spawn"}
+def test_environments_without_a_seed_differ_and_render_in_every_way(make):
+    first, second = (make("cartpole_balance", shift="color_hard", profile="fast", seed=None) for _ in range(2))
+    assert not np.array_equal(first.reset()[0], second.reset()[0])
+    kept = gymnasium.make("alda/cartpole_balance-v0", render_mode="rgb_array_list", profile="fast")
+    kept.reset(seed=0)
+    kept.step(kept.action_space.high)
+    assert len(kept.render()) == 2
+    kept.close()
+
+
+@pytest.mark.parametrize("start", ["spawn", "fork", "forkserver"])
+def test_gymnasium_plays_several_in_processes_of_its_own(make, start):
+    """With the same frames as alone; forked after this process has drawn."""
+    make("cartpole_balance").reset()
+    context = {"context": start}
     name = "alda/cartpole_balance-distracting_cs-v0"
     many = gymnasium.make_vec(
         name, num_envs=2, vectorization_mode="async", vector_kwargs=context, profile="fast", episode_length=40

@@ -1,5 +1,6 @@
 """Environments: every task of dm_control's suite under every visual shift."""
 
+from secrets import randbelow
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -32,7 +33,7 @@ def make_env(
     task: str,
     *,
     shift: str = "train",
-    seed: int = 0,
+    seed: int | None = None,
     data: Data | None = None,
     reference: bool = False,
     image_size: int = 64,
@@ -43,7 +44,7 @@ def make_env(
     task: domain and task of dm_control's suite, as in "walker_walk" or "ball_in_cup_catch".
     shift: a name of SHIFTS; those of the Distracting Control Suite take an intensity in (0, 1] and may stand still, as
     in "distracting_cs:0.1" and "distracting_cs:0.1:static".
-    seed: seed of the task's states and of the shift; `reset(seed=...)` sets both anew.
+    seed: seed of the task's states and of the shift (None: another each time); `reset(seed=...)` sets both anew.
     data: folders of real backgrounds and colour tables; None generates them.
     reference: reproduce the pixels of the benchmarks' own code where ours differ on purpose (docs/environments.md).
     image_size: side of a frame in pixels.
@@ -54,7 +55,11 @@ def make_env(
     from alda.envs.dmc import DMCEnv
 
     made = make_shift(task, shift=shift, data=data, reference=reference, image_size=image_size)
+    seed = randbelow(2**32) if seed is None else seed
     return DMCEnv(task, made, seed=seed, image_size=image_size, **options)
+
+
+make_env.metadata = {"render_modes": ["rgb_array"]}  # type: ignore[attr-defined] # for Gymnasium's own render modes
 
 
 def make_shift(
