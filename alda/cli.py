@@ -9,31 +9,36 @@ from pathlib import Path
 
 from alda.errors import LearningError, TakenOverError, UserError, WorkerError
 
-COMMANDS = {  # words -> module of alda/commands, and its function where that is not called by the last word
-    "train": "train",
-    "sweep": "sweep",
-    "evaluate": "evaluate",
-    "picture": "picture",
-    "export": "export",
-    "plot": "plot",
-    "analyze traversal": "analyze",
-    "analyze trajectory": "analyze",
-    "analyze association": "analyze",
-    "analyze disentanglement": "analyze",
-    "analyze theorem1": "analyze",
-    "inspect": "inspect",
-    "represent": "represent",
-    "figure": "figure",
-    "compare": "compare",
-    "results add": "results",
-    "report": "report",
-    "envs": "envs",
-    "envs preview": "envs",
-    "data prepare": "data",
-    "demo": "demo",
-    "doctor": "doctor",
-    "bench": "bench",
+GROUPS = {  # what people do -> words of a command -> its module in alda/commands; the last word is its function
+    "train": {"train": "train", "resume": "resume", "sweep": "sweep", "demo": "demo"},
+    "look at runs": {
+        "evaluate": "evaluate",
+        "plot": "plot",
+        "picture": "picture",
+        "inspect": "inspect",
+        "analyze traversal": "analyze",
+        "analyze trajectory": "analyze",
+        "analyze association": "analyze",
+        "analyze disentanglement": "analyze",
+        "analyze theorem1": "analyze",
+        "represent": "represent",
+    },
+    "compare and share": {
+        "figure": "figure",
+        "compare": "compare",
+        "report": "report",
+        "export": "export",
+        "results add": "results",
+    },
+    "environments and this machine": {
+        "envs": "envs",
+        "envs preview": "envs",
+        "data prepare": "data",
+        "doctor": "doctor",
+        "bench": "bench",
+    },
 }
+COMMANDS = {name: module for group in GROUPS.values() for name, module in group.items()}
 
 
 def main() -> None:
@@ -47,6 +52,8 @@ def main() -> None:
     except UserError as error:
         print(f"alda: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # as of `alda envs | head`
+        sys.exit(128 + 13)
     except (OSError, WorkerError, LearningError, TakenOverError) as error:
         print(f"alda: {error}", file=sys.stderr)
         sys.exit(1)
@@ -84,15 +91,13 @@ def _call(name: str, words: list[str]) -> None:
 
 
 def _help(family: str, what: str) -> str:
-    shown = {name: _summary(name) for name in COMMANDS if name.startswith(family)}
-    width = max(map(len, shown))
-    return "\n".join(
-        [
-            f"usage: alda {family or 'COMMAND'} [options]\n\n{what}\n",
-            *(f"  {name:{width}}  {summary}" for name, summary in shown.items()),
-            "\nalda COMMAND --help lists the options of a command, alda train alda --help those of a method.",
-        ]
-    )
+    lines = [f"usage: alda {family or 'COMMAND'} [options]\n\n{what}"]
+    width = max(len(name) for name in COMMANDS if name.startswith(family))
+    for title, group in GROUPS.items():
+        if shown := [f"  {name:{width}}  {_summary(name)}" for name in group if name.startswith(family)]:
+            lines += ["", *([] if family else [f"{title}:"]), *shown]
+    lines.append("\nalda COMMAND --help lists the options of a command, alda train alda --help those of a method.")
+    return "\n".join(lines)
 
 
 def _summary(name: str) -> str:

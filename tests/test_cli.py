@@ -74,6 +74,25 @@ def test_training_says_what_it_does_and_leaves_its_records(trained):
     assert "holds a run with other settings (agent.beta: 100.0 -> 50.0)" in other.stderr
 
 
+def test_a_run_is_resumed_by_its_directory_alone(trained, tmp_path):
+    run_dir = shutil.copytree(trained[0], tmp_path / "run")
+    step = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    assert "already finished" in run("resume", run_dir).stdout
+    more = run("resume", run_dir, "--steps", step + 1)
+    assert (more.returncode, "resuming alda on cartpole_balance" in more.stdout) == (0, True)
+    assert f"finished; look at it: alda plot {run_dir}" in more.stdout
+    assert alda.load(run_dir).step == step + 1
+    refused = run("resume", tmp_path)
+    assert (refused.returncode, "has no checkpoint to resume from" in refused.stderr) == (2, True)
+
+
+def test_a_reader_that_leaves_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run([sys.executable, "-m", "alda.cli", "--help"], stdout=writing, stderr=subprocess.PIPE)
+    assert ended.stderr == b""
+
+
 def test_evaluation_prints_a_table_and_writes_json(trained, tmp_path):
     """Of a run from a GPU as well, where there is none."""
     run_dir = shutil.copytree(trained[0], tmp_path / "run")

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from alda.agents import AGENTS
@@ -103,6 +104,16 @@ def test_the_final_score_is_the_mean_of_the_last_five_evaluations():
     assert cell.final.tolist() == [1.5, 4.0]
     assert any("fewer than 5" in remark for remark in cell.remarks)
     assert put_together([made(scores=range(6))], "train").remarks == []
+
+
+def test_evaluations_before_learning_count_for_no_final_score():
+    run = made(scores=(691, 600, 319, 321))
+    for row, updates in zip(run.evaluations, (0, 0, 10, 20), strict=True):
+        row["updates"] = updates
+    assert run.final_score("train") == 320
+    for row in run.evaluations:
+        row["updates"] = 0
+    assert run.final_score("train") == np.mean([691, 600, 319, 321])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from scipy import stats as scipy_stats
 from alda.analysis import stats
 from alda.analysis.stats import aggregate, interquartile_mean, optimality_gap, performance_profile, share_above
 from alda.errors import UserError
+from alda.training.rollout import bootstrap_interval
 
 
 def table(tasks=3, seeds=5, seed=0):
@@ -85,3 +86,11 @@ def test_what_cannot_be_compared_is_refused():
         stats.probability_of_improvement(table(3), table(2))
     with pytest.raises(UserError, match="at least one run"):
         aggregate(stats.mean, [np.ones(2), np.ones(0)])
+
+
+def test_intervals_are_of_95_percent():
+    """As the normal approximation, which holds for the mean of many numbers."""
+    values = np.random.default_rng(0).uniform(size=400)
+    low, high = bootstrap_interval(values.tolist())
+    assert (high - low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.03)
+    assert bootstrap_interval(values.tolist(), confidence=0.9)[0] > low

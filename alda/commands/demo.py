@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from alda.commands.picture import picture
@@ -11,6 +10,7 @@ from alda.commands.plot import plot
 from alda.config import EnvConfig
 from alda.errors import UserError
 from alda.presets import presets
+from alda.progress import lasting_console
 from alda.training.logger import read_metrics
 from alda.training.trainer import train
 
@@ -47,7 +47,7 @@ def demo(*, out: Path = Path("demo"), steps: int = 16_000, seed: int = 0) -> Non
     evaluations = [row for row in read_metrics(run) if "eval/train/return" in row]
     before, after = evaluations[0], evaluations[-1]
 
-    console = Console()
+    console = lasting_console()
     table = Table(title=f"{TASK}: mean return of {config.eval_episodes} episodes (best possible: 1000)")
     for column in ("environment", "untrained", f"after {steps:,} steps"):
         table.add_column(column, justify="left" if column == "environment" else "right")

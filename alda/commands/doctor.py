@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
 import psutil
-from rich.console import Console
 from rich.table import Table
 
 from alda.errors import UserError
+from alda.progress import lasting_console
 
 Rows = Iterator[tuple[str, str]]
 
@@ -21,7 +21,7 @@ def doctor(*, renderer_only: bool = False) -> int:
     """
     from alda.envs.rendering import renderer_name
 
-    console = Console()
+    console = lasting_console()
     try:
         renderer_name()
     except UserError as error:

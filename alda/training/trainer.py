@@ -1,5 +1,6 @@
 """The training loop of a run that can be stopped at any moment and resumed."""
 
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -59,6 +60,10 @@ def train(config: Config) -> Path:
                 trainer.loop()
                 if not trainer.saved or trainer.logger.lost:
                     raise SystemExit(1)
+                place = shlex.quote(str(config.run_dir))
+                trainer.display.say(
+                    f"finished; look at it: alda plot {place}; alda picture {place}; alda evaluate {place}"
+                )
             except Interrupted:
                 trainer.save()
                 how = "and saved; the same command resumes the run" if trainer.saved else f"unsaved; {trainer.kept()}"

@@ -78,8 +78,11 @@ class Run:
         return {row["step"]: float(row[name]) for row in self.evaluations if row.get(name) is not None}
 
     def last(self, shift: str, step: int | None = None) -> dict[int, float]:
-        """Return the last five evaluations, or all where there are fewer; of those up to a step, where one is named."""
-        return dict([point for point in self.curve(shift).items() if step is None or point[0] <= step][-LAST:])
+        """Return the last five evaluations after learning began, or all where there are fewer; of those up to a step,
+        where one is named. Of a run that has not begun to learn, its evaluations."""
+        points = [point for point in self.curve(shift).items() if step is None or point[0] <= step]
+        before = {row["step"] for row in self.evaluations if row.get("updates") == 0}
+        return dict([point for point in points if point[0] not in before][-LAST:] or points[-LAST:])
 
     def final_score(self, shift: str) -> float:
         return float(np.mean(list(self.last(shift).values())))
