@@ -150,3 +150,10 @@ def test_there_is_a_study_for_every_figure_and_small_ones():
     assert {file.stem for file in EXPERIMENTS} == {"main"} | small | figures
     main = tomllib.loads(next(file for file in EXPERIMENTS if file.stem == "main").read_text())
     assert (main["tasks"], main["seeds"]) == (list(TASKS), [0, 1, 2, 3, 4])
+
+
+def test_a_study_that_comes_with_the_package_is_known_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read_study(Path("fig12")).folder == Path("runs/fig12")
+    with pytest.raises(UserError, match="unknown study 'fgi12'; did you mean 'fig12'"):
+        read_study(Path("fgi12"))

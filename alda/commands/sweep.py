@@ -33,7 +33,8 @@ def sweep(
     """Train and evaluate every run of a study: presets x tasks x seeds; resumes what is unfinished.
 
     Args:
-        file: TOML file of a study (docs/studies.md).
+        file: TOML file of a study (docs/studies.md), or the name of one that comes with this package: main, quick,
+            laptop, fig12, ...
         root: Folder of studies; runs are kept in ROOT/STUDY/TASK/METHOD/NAME/sSEED, where STUDY is the file's name.
         jobs: Runs at a time (None: one per core, as far as memory and GPU memory reach).
         retries: How often a run that died is tried again.

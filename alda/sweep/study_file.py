@@ -64,9 +64,12 @@ class Study:
 def read_study(path: Path, root: Path = Path("runs")) -> Study:
     """Return the study in a TOML file, with its runs in root/STUDY/TASK/METHOD/NAME/sSEED; STUDY is the file's name.
 
+    A name without .toml, as in "fig12", stands for the study of that name that comes with this package.
     Every combination of settings is read by the parser of `alda train` and checked as there. Raises UserError that
     names the file, and the key, of whatever is wrong.
     """
+    if not path.suffix and not path.exists():
+        path = bundled_study(str(path))
     with _at(str(path)):
         try:
             content = tomllib.loads(path.read_text())
@@ -76,6 +79,16 @@ def read_study(path: Path, root: Path = Path("runs")) -> Study:
         except (ValueError, OSError) as error:
             raise UserError(f"cannot be read as TOML: {error}") from None
         return _study(file, path.stem, root)
+
+
+def bundled_study(name: str) -> Path:
+    """Return the file of a study that comes with this package. Raises UserError where there is none of that name."""
+    package = Path(__file__).parents[1]
+    folder = package / "experiments"  # in a wheel; beside the package in its repository
+    known = {file.stem: file for file in (folder if folder.is_dir() else package.parent / "experiments").glob("*.toml")}
+    if name not in known:
+        raise UserError(unknown("study", name, sorted(known)))
+    return known[name]
 
 
 def _study(file: StudyFile, name: str, root: Path) -> Study:
