@@ -15,10 +15,10 @@ from alda.agents import AGENTS, AgentConfig, method_name
 from alda.agents.alda import ALDAConfig
 from alda.envs import make_env, make_shift
 from alda.envs.backgrounds.data import Data
-from alda.envs.dmc import EPISODE_LENGTH, DMCEnv
+from alda.envs.dmc import EPISODE_LENGTH
 from alda.envs.rendering import Profile, default_profile
 from alda.envs.scene import Visuals
-from alda.envs.tasks import action_repeat_of, split_task
+from alda.envs.tasks import action_repeat_of, check_task, is_foreign
 from alda.envs.vector import default_workers
 from alda.errors import UserError, check_numbers
 from alda.files import read_json
@@ -26,13 +26,16 @@ from alda.provenance import Conditions, describe_conditions
 from alda.training.acceleration import Speed
 from alda.types import EnvSpec
 
+USUAL_SHIFTS = ("train", "color_hard")
+
 
 @dataclass(frozen=True)
 class EnvConfig:
     task: str = "walker_walk"
-    """dm_control task: domain and task, as in cartpole_balance or ball_in_cup_catch."""
+    """dm_control task: domain and task, as in cartpole_balance or ball_in_cup_catch; or the Gymnasium id of another
+    environment, as in CarRacing-v3 or module:Id-v0."""
     action_repeat: int | None = None
-    """Control steps per agent step (None: as published, 2 for finger and 4 for the rest)."""
+    """Control steps per agent step (None: as published, 2 for finger and 4 for the rest; 1 for other environments)."""
     frames: int = 3
     """Newest frames that make up an observation."""
     image_size: int = 64
@@ -68,8 +71,9 @@ class Config:
     """Name of the variant, part of the default run directory."""
     train_shift: str = "train"
     """Shift to train under: the plain task (train), or another, as SVEA trained on color_easy."""
-    shifts: tuple[str, ...] = ("train", "color_hard")
-    """Shifts to evaluate under while training; `alda envs` lists them. train is always the plain task."""
+    shifts: tuple[str, ...] = USUAL_SHIFTS
+    """Shifts to evaluate under while training; `alda envs` lists them. train is always the plain task. Environments of
+    other packages have recolor in place of color_hard."""
     eval_every: int = 10_000
     """Agent steps between evaluations; there is one before and one after training as well."""
     eval_episodes: int = 10
@@ -112,10 +116,10 @@ class Config:
     def method(self) -> str:
         return method_name(self.agent)
 
-    def make_env(self, shift: str = "train", seed: int | None = None) -> DMCEnv:
+    def make_env(self, shift: str = "train", seed: int | None = None) -> Any:
         return self.env_maker()(shift=shift, seed=self.seed if seed is None else seed)
 
-    def env_maker(self) -> Callable[..., DMCEnv]:
+    def env_maker(self) -> Callable[..., Any]:
         """Return make_env with all but the shift filled in; it can be sent to another process."""
         return partial(make_env, seed=self.seed, data=self.data, **vars(self.env))
 
@@ -136,8 +140,11 @@ class Config:
 
         Raises UserError for a task, shift or device that does not exist here.
         """
-        split_task(self.env.task)
-        for shift in (self.train_shift, *self.shifts):
+        check_task(self.env.task)
+        shifts = self.shifts
+        if is_foreign(self.env.task) and shifts == USUAL_SHIFTS:
+            shifts = ("train", "recolor")
+        for shift in (self.train_shift, *shifts):
             make_shift(shift=shift, data=self.data, **vars(self.env))
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         replay_device = self.replay_device or device
@@ -146,12 +153,13 @@ class Config:
         env = dataclasses.replace(
             self.env,
             action_repeat=self.env.action_repeat or action_repeat_of(self.env.task),
-            profile=self.env.profile or default_profile(),
+            profile=self.env.profile or ("exact" if is_foreign(self.env.task) else default_profile()),
         )
         paths = {name: path.absolute() for name, path in vars(self.data).items() if path is not None}
         return dataclasses.replace(
             self,
             env=env,
+            shifts=shifts,
             data=dataclasses.replace(self.data, **paths),
             eval_workers=default_workers() if self.eval_workers is None else self.eval_workers,
             device=device,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alda.envs.rendering import renderer_name
+from alda.envs.tasks import is_foreign
 from alda.errors import UserError
 from alda.files import read_json
 from alda.training.acceleration import has_bfloat16
@@ -36,14 +37,14 @@ def describe_machine(device: str) -> dict[str, Any]:
 
 
 def describe_conditions(
-    made_of: dict[str, str], *, profile: str, visuals: str, reference: bool, **_: Any
+    made_of: dict[str, str], *, task: str, profile: str, visuals: str, reference: bool, **_: Any
 ) -> Conditions:
     """Return what a score depends on besides agent and task; only scores with equal conditions are comparable.
 
     made_of: colours and background (Shift.prepare). The other arguments are as in EnvConfig.
     """
     return {
-        "simulator": f"mujoco {version('mujoco')}",
+        "simulator": f"gymnasium {version('gymnasium')}" if is_foreign(task) else f"mujoco {version('mujoco')}",
         "renderer": renderer_name(),
         "profile": profile,
         "visuals": visuals,

@@ -500,7 +500,7 @@ def test_the_preview_shows_frames_of_every_shift_at_their_times(tmp_path, capsys
 def test_the_preview_draws_what_covers_the_task_and_refuses_the_rest(tmp_path):
     preview(out=tmp_path / "p.png", task="fish_swim", times=1)
     with Image.open(tmp_path / "p.png") as picture:
-        assert picture.height == 4 + 15 + 5 * 132 + 1  # the suite's parts do not cover fish; heights are even
+        assert picture.height == 4 + 15 + 7 * 132 + 1  # the suite's parts do not cover fish; heights are even
     for words, message in (
         ({"task": "fish_swim", "shifts": ("distracting_cs",)}, "does not cover fish"),
         ({"shifts": ("video_hrad",)}, "did you mean 'video_hard'"),

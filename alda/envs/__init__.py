@@ -1,7 +1,7 @@
 """Environments: every task of dm_control's suite under every visual shift."""
 
 from secrets import randbelow
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 
@@ -9,12 +9,10 @@ from alda.envs.backgrounds.data import Data
 from alda.envs.shifts.base import Shift, ShiftOptions, parse_shift
 from alda.envs.shifts.color import ColorEasy, ColorHard
 from alda.envs.shifts.distracting import DistractingBackground, DistractingCamera, DistractingColor, DistractingSuite
+from alda.envs.shifts.generic import CropJitter, Recolor
 from alda.envs.shifts.video import VideoEasy, VideoHard
-from alda.envs.tasks import TASKS, split_task, unknown
+from alda.envs.tasks import TASKS, is_foreign, split_task, unknown
 from alda.errors import UserError
-
-if TYPE_CHECKING:
-    from alda.envs.dmc import DMCEnv
 
 SHIFTS: dict[str, type[Shift]] = {
     "train": Shift,
@@ -26,6 +24,8 @@ SHIFTS: dict[str, type[Shift]] = {
     "distracting_camera": DistractingCamera,
     "distracting_color": DistractingColor,
     "distracting_background": DistractingBackground,
+    "recolor": Recolor,
+    "crop_jitter": CropJitter,
 }
 
 
@@ -38,10 +38,11 @@ def make_env(
     reference: bool = False,
     image_size: int = 64,
     **options: Any,
-) -> "DMCEnv":
+) -> Any:
     """Make a Gymnasium environment of one task under one visual shift.
 
-    task: domain and task of dm_control's suite, as in "walker_walk" or "ball_in_cup_catch".
+    task: domain and task of dm_control's suite, as in "walker_walk" or "ball_in_cup_catch"; or the Gymnasium id of any
+    environment with continuous actions, as in "CarRacing-v3" or "module:Id-v0", which is seen in pixels (PixelEnv).
     shift: a name of SHIFTS; those of the Distracting Control Suite take an intensity in (0, 1] and may stand still, as
     in "distracting_cs:0.1" and "distracting_cs:0.1:static".
     seed: seed of the task's states and of the shift (None: another each time); `reset(seed=...)` sets both anew.
@@ -52,10 +53,14 @@ def make_env(
     Raises UserError for an unknown task or shift, a shift that does not cover the task, unusable data, or where nothing
     can render.
     """
-    from alda.envs.dmc import DMCEnv
-
     made = make_shift(task, shift=shift, data=data, reference=reference, image_size=image_size)
     seed = randbelow(2**32) if seed is None else seed
+    if is_foreign(task):
+        from alda.envs.pixel import PixelEnv
+
+        return PixelEnv(task, made, seed=seed, image_size=image_size, **options)
+    from alda.envs.dmc import DMCEnv
+
     return DMCEnv(task, made, seed=seed, image_size=image_size, **options)
 
 
@@ -76,20 +81,25 @@ def make_shift(
 
 def check_shift(shift: str, task: str) -> tuple[str, float | None, bool]:
     """Return name, intensity and stillness of a shift. Raises UserError where it does not exist or cover the task."""
-    domain, _ = split_task(task)
+    domain = None if is_foreign(task) else split_task(task)[0]
     name, intensity, static = parse_shift(shift)
     if name not in SHIFTS:
         raise UserError(unknown("shift", name, SHIFTS))
     kind = SHIFTS[name]
+    if domain is None and not covers(name, task):
+        known = ", ".join(each for each in SHIFTS if covers(each, task))
+        raise UserError(f"{name} needs a simulator of dm_control, which {task} has not; shifts of the picture: {known}")
     if not kind.has_intensity and (intensity is not None or static):
         raise UserError(f"{name} takes neither an intensity nor 'static': write {name!r}, not {shift!r}")
-    if kind.domains is not None and domain not in kind.domains:
+    if domain and kind.domains is not None and domain not in kind.domains:
         raise UserError(f"{name} does not cover {domain}, only {', '.join(sorted(kind.domains))}")
     return name, intensity, static
 
 
 def covers(shift: str, task: str) -> bool:
     """Return whether a shift exists for a task."""
+    if is_foreign(task):
+        return shift == "train" or not SHIFTS[shift].needs_scene
     domains = SHIFTS[shift].domains
     return domains is None or TASKS[task][0] in domains
 

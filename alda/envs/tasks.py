@@ -1,6 +1,7 @@
 """The tasks of dm_control's suite, by the names used here, and how often they repeat an action."""
 
 import difflib
+import re
 from collections.abc import Collection
 
 from alda.errors import UserError
@@ -29,6 +30,17 @@ _SUITE = {
 TASKS = {f"{domain}_{task}": (domain, task) for domain, tasks in _SUITE.items() for task in tasks}
 
 
+def is_foreign(name: str) -> bool:
+    """Return whether a name is the Gymnasium id of another package's environment: "CarRacing-v3", "module:Id-v0"."""
+    return name not in TASKS and re.fullmatch(r"([\w.]+:)?([\w-]+/)?[\w.-]+-v\d+", name) is not None
+
+
+def check_task(name: str) -> None:
+    """Raise UserError for what is neither a task of the suite nor a Gymnasium id."""
+    if not is_foreign(name):
+        split_task(name)
+
+
 def split_task(name: str) -> tuple[str, str]:
     """'ball_in_cup_catch' -> ('ball_in_cup', 'catch'). Raises UserError for a task that the suite does not have."""
     if name not in TASKS:
@@ -37,7 +49,9 @@ def split_task(name: str) -> tuple[str, str]:
 
 
 def action_repeat_of(task: str) -> int:
-    """Return control steps per agent step as published: 2 for finger, else 4."""
+    """Return control steps per agent step as published: 2 for finger, else 4; 1 for environments of other packages."""
+    if is_foreign(task):
+        return 1
     return 2 if split_task(task)[0] == "finger" else 4
 
 

@@ -30,7 +30,7 @@ import cattrs
 
 from alda.config import Config, flat
 from alda.envs import check_shift
-from alda.envs.tasks import split_task, unknown
+from alda.envs.tasks import check_task, unknown
 from alda.errors import UserError, check_numbers
 from alda.presets import parse, presets
 from alda.sweep.study_run import Final, StudyRun, spoken
@@ -100,7 +100,7 @@ def _study(file: StudyFile, name: str, root: Path) -> Study:
         raise UserError(f"{min(wrong)}: is set elsewhere: `tasks`, `seeds`, the file's name, or [vary]")
     with _at("tasks"):
         for task in file.tasks:
-            split_task(task)
+            check_task(task)
     if file.final:
         with _at("final"):
             check_numbers(file.final, from_zero=("seed",))

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -29,6 +29,7 @@ class Shift:
 
     domains: ClassVar[frozenset[str] | None] = None  # of the suite that it covers; None: all
     has_intensity: ClassVar[bool] = False
+    needs_scene: ClassVar[bool] = True  # of dm_control; else the shift changes the picture alone, of any environment
     clips: Clips | None = None  # that move behind the agent
     colors = "of the task"  # where they come from, by the name that records give it
 
@@ -44,10 +45,13 @@ class Shift:
             self.clips.prepare()
         return {"background": self.clips.name if self.clips else "none", "colors": self.colors}
 
-    def reset(self, scene: Scene, rng: np.random.Generator) -> None:
-        """Begin an episode; the physics is already in its first state."""
+    def reset(self, scene: Any, rng: np.random.Generator) -> None:
+        """Begin an episode; the physics is already in its first state.
 
-    def begin_step(self, scene: Scene) -> None:
+        scene: a Scene; None, here and below, where the environment is another package's.
+        """
+
+    def begin_step(self, scene: Any) -> None:
         """Begin an agent step."""
 
     def step(self, scene: Scene) -> None:
