@@ -22,6 +22,7 @@ from alda.envs.tasks import action_repeat_of, check_task, is_foreign
 from alda.envs.vector import default_workers
 from alda.errors import UserError, check_numbers
 from alda.files import read_json
+from alda.plugins import add_registered
 from alda.provenance import Conditions, describe_conditions
 from alda.training.acceleration import Speed
 from alda.types import EnvSpec
@@ -216,6 +217,9 @@ def load_config(run_dir: Path) -> Config:
         raise UserError(f"{run_dir} is not a run directory: it has no config.json")
     try:
         content = read_json(path)
+        add_registered("agents", AGENTS)
+        if isinstance(content, dict) and content.get("method") not in AGENTS:
+            raise UserError(f"{path} is of the method {content.get('method')!r}, which is not installed here")
         config = from_json(content, run_dir)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, cattrs.BaseValidationError) as error:
         raise UserError(f"{path} was not written by this version of alda: {_first_cause(error)}") from error

@@ -17,6 +17,7 @@ from alda.agents.sac_ae import SACAEConfig
 from alda.agents.sada import SADAConfig
 from alda.agents.svea import SVEAConfig
 from alda.config import Config, EnvConfig
+from alda.plugins import add_registered
 
 
 class Preset(NamedTuple):
@@ -26,6 +27,7 @@ class Preset(NamedTuple):
 
 def presets() -> dict[str, Preset]:
     """Return all presets by the name used on the command line, methods first."""
+    add_registered("agents", AGENTS)
     methods = {
         name: Preset(_first_sentences(sys.modules[agent.__module__].__doc__ or agent.__doc__ or name), Config(config()))
         for name, (config, agent) in AGENTS.items()

@@ -355,7 +355,7 @@ DAMAGES = {
         change("config.json", data__davis="/etc"),
         r"names folders to use \(davis\), which no export does",
     ),
-    "unknown method": (change("config.json", method="../sac"), "was not written by this version of alda"),
+    "unknown method": (change("config.json", method="../sac"), "of the method '../sac', which is not installed"),
     "deep": (text("config.json", "[" * 100_000), "was not written by this version of alda"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "it has no config.json"),
 }

@@ -17,6 +17,7 @@ from alda.envs.shifts.distracting import USUAL_INTENSITY, DistractingSuite
 from alda.envs.tasks import TASKS, action_repeat_of, split_task
 from alda.errors import UserError
 from alda.pictures import save_picture, sheet
+from alda.plugins import add_registered
 from alda.progress import lasting_console
 
 
@@ -24,6 +25,7 @@ def envs() -> None:
     """List tasks and visual shifts."""
     console = lasting_console()
     shifts = Table("shift", "what it changes", box=None)
+    add_registered("shifts", SHIFTS)
     for name, kind in SHIFTS.items():
         shifts.add_row(name + (":S" if kind.has_intensity else ""), kind.__doc__)
     console.print(shifts)

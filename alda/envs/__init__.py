@@ -13,6 +13,7 @@ from alda.envs.shifts.generic import CropJitter, Recolor
 from alda.envs.shifts.video import VideoEasy, VideoHard
 from alda.envs.tasks import TASKS, is_foreign, split_task, unknown
 from alda.errors import UserError
+from alda.plugins import add_registered
 
 SHIFTS: dict[str, type[Shift]] = {
     "train": Shift,
@@ -83,6 +84,7 @@ def check_shift(shift: str, task: str) -> tuple[str, float | None, bool]:
     """Return name, intensity and stillness of a shift. Raises UserError where it does not exist or cover the task."""
     domain = None if is_foreign(task) else split_task(task)[0]
     name, intensity, static = parse_shift(shift)
+    add_registered("shifts", SHIFTS)
     if name not in SHIFTS:
         raise UserError(unknown("shift", name, SHIFTS))
     kind = SHIFTS[name]

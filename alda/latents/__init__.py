@@ -5,6 +5,7 @@ from alda.latents.ablations import ClampLatent, FSQLatent, IdentityLatent
 from alda.latents.base import LatentConfig, LatentModel, LatentOutput
 from alda.latents.bio import BioLatent, BioPenaltyLatent
 from alda.latents.codebook import AssociativeLatent, QuantizedLatent
+from alda.plugins import add_registered
 
 __all__ = ["LATENTS", "AssociativeLatent", "LatentConfig", "LatentModel", "LatentOutput", "make_latent"]
 
@@ -20,6 +21,7 @@ LATENTS: dict[str, type[LatentModel]] = {
 
 
 def make_latent(name: str, config: LatentConfig) -> LatentModel:
+    add_registered("latents", LATENTS)
     if name not in LATENTS:
         raise UserError(f"unknown latent model {name!r}; known: {', '.join(LATENTS)}")
     return LATENTS[name](config)
