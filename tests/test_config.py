@@ -79,7 +79,7 @@ def test_a_config_survives_being_written(tmp_path):
         {"method": "nonesuch"},
     ):
         (tmp_path / "config.json").write_text(json.dumps({**content, **damage}))
-        with pytest.raises(UserError, match="not written by this version|which is not installed here"):
+        with pytest.raises(UserError, match=r"not written by this version|which is not installed here"):
             load_config(tmp_path)
     del content["seed"]
     (tmp_path / "config.json").write_text(json.dumps(content))
