@@ -86,7 +86,7 @@ def check_shift(shift: str, task: str) -> tuple[str, float | None, bool]:
     name, intensity, static = parse_shift(shift)
     add_registered("shifts", SHIFTS)
     if name not in SHIFTS:
-        raise UserError(unknown("shift", name, SHIFTS))
+        raise UserError(f"{unknown('shift', name, SHIFTS)} (one of your own program is played with --workers 0)")
     kind = SHIFTS[name]
     if domain is None and not covers(name, task):
         known = ", ".join(each for each in SHIFTS if covers(each, task))

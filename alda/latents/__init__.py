@@ -23,5 +23,7 @@ LATENTS: dict[str, type[LatentModel]] = {
 def make_latent(name: str, config: LatentConfig) -> LatentModel:
     add_registered("latents", LATENTS)
     if name not in LATENTS:
-        raise UserError(f"unknown latent model {name!r}; known: {', '.join(LATENTS)}")
+        raise UserError(
+            f"unknown latent model {name!r}; known: {', '.join(LATENTS)}; one of your own is known to its program"
+        )
     return LATENTS[name](config)
