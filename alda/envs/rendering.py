@@ -55,9 +55,7 @@ def renderer_name() -> str:
     load_suite()
     _drawing_process()
     try:
-        from dm_control._render import (
-            Renderer,
-        )  # which keeps track of contexts; mujoco's own would disturb environments
+        from dm_control._render import Renderer  # mujoco's own would leave environments without their context
 
         renderer = Renderer(16, 16)
         with renderer.make_current() as context:
