@@ -14,7 +14,7 @@ In the pyproject.toml of such a package, for a config and an agent, a latent mod
 
 import sys
 from functools import cache
-from importlib.metadata import EntryPoints, entry_points
+from importlib.metadata import entry_points
 from typing import Any
 
 
@@ -23,15 +23,16 @@ def add_registered(kind: str, table: dict[str, Any]) -> None:
 
     Called when a table is read, not when it is made: such packages import the one they extend.
     """
-    for entry in _points(kind):
-        if entry.name not in table:
-            try:
-                table[entry.name] = entry.load()
-            except Exception as error:  # whatever is wrong in another package
-                what = f"{entry.name} of alda.{kind}, {entry.value},"
-                print(f"warning: {what} cannot be imported: {error}", file=sys.stderr)
+    table |= {name: thing for name, thing in _registered(kind).items() if name not in table}
 
 
 @cache
-def _points(kind: str) -> EntryPoints:
-    return entry_points(group=f"alda.{kind}")
+def _registered(kind: str) -> dict[str, Any]:
+    found = {}
+    for entry in entry_points(group=f"alda.{kind}"):
+        try:
+            found[entry.name] = entry.load()
+        except Exception as error:  # whatever is wrong in another package
+            what = f"{entry.name} of alda.{kind}, {entry.value},"
+            print(f"warning: {what} cannot be imported: {error}", file=sys.stderr)
+    return found

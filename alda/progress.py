@@ -1,8 +1,6 @@
 """Progress of a run: a live bar on a terminal, plain lines anywhere else."""
 
-import atexit
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -97,17 +95,6 @@ class _Lasting:
     def flush(self) -> None:
         with suppress(OSError):
             self._stream.flush()
-
-
-@atexit.register
-def _forget_unwritten() -> None:
-    """Drop what is still unwritten when the process ends; it would turn the exit code into 120."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            with suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def clock(seconds: float) -> str:

@@ -86,10 +86,13 @@ def test_a_run_is_resumed_by_its_directory_alone(trained, tmp_path):
     assert (refused.returncode, "has no checkpoint to resume from" in refused.stderr) == (2, True)
 
 
-def test_a_reader_that_leaves_is_no_error():
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [("--help",), ("plot", "--help")])
+def test_a_reader_that_leaves_is_no_error(unbuffered, words):
     reading, writing = os.pipe()
     os.close(reading)
-    ended = subprocess.run([sys.executable, "-m", "alda.cli", "--help"], stdout=writing, stderr=subprocess.PIPE)
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    ended = subprocess.run([sys.executable, "-m", "alda.cli", *words], stdout=writing, stderr=subprocess.PIPE, env=env)
     assert ended.stderr == b""
 
 

@@ -76,7 +76,7 @@ def test_words_come_again_when_there_is_room_again(tmp_path, monkeypatch):
 
 
 def test_unwritten_words_are_no_failure():
-    code = "from alda.progress import lasting_console as c; c().print('a'); c().print('b')"
+    code = "import alda.cli; from alda.progress import lasting_console as c; c().print('a'); c().print('b')"
     with open("/dev/full", "w") as full:
         ended = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE)
     assert (ended.returncode, ended.stderr) == (0, b"")

@@ -19,4 +19,4 @@ def resume(run: Path, /, *, steps: int | None = None) -> None:
     if not has_checkpoint(run):
         raise UserError(f"{run} has no checkpoint to resume from")
     config = load_config(run)
-    train(replace(config, steps=steps or config.steps))
+    train(replace(config, steps=config.steps if steps is None else steps))

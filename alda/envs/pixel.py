@@ -59,7 +59,7 @@ class PixelEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.action_space = gymnasium.spaces.Box(-1, 1, env.action_space.shape, np.float32)
         self.observation_space = gymnasium.spaces.Box(0, 255, (frames, 3, image_size, image_size), np.uint8)
         self._frames: deque[np.ndarray] = deque(maxlen=frames)
-        self._steps, self._seed = 0, seed
+        self._steps = 0
         self._first_seed: int | None = seed
         self.drawing_seconds = 0.0
 
